@@ -18,6 +18,7 @@ use super::connection::{Closing, Limits, serve_http};
 use super::gauges::Open;
 use super::http2;
 use super::listener::{Accepted, Stream};
+use super::partial_head;
 use super::proxy_protocol::ProxyHeaders;
 use super::refusal::Refusal;
 use super::request_body::RequestBody;
@@ -27,7 +28,7 @@ use super::tls::{self, Secured};
 use super::transport::Transport;
 
 /// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
-const FIRST_BYTES: usize = 2048;
+pub(super) const FIRST_BYTES: usize = 2048;
 
 /// Serves a connection until it ends. `open` counts it as open until then.
 #[expect(
@@ -57,13 +58,28 @@ where
         let first = opening(&mut accepted, services.proxy_headers.as_ref());
         let first = timeout_at(deadline, first);
         let first = closing.graceful.run_until_cancelled(first).await;
-        if let Some(Ok(Ok(first))) = first
+        if let Some(Ok(Ok(mut first))) = first
             && !first.is_empty()
         {
             // Boxed, so that idle connections do not reserve their memory.
             if accepted.is_tls {
                 let serving = serve_tls(accepted, first, services, deadline, limits, closing);
                 return Box::pin(serving).await;
+            }
+            let mut head_deadline = None;
+            if partial_head::is_partial(&first) {
+                let deadline = Instant::now() + limits.header;
+                let rest = partial_head::complete(
+                    &mut accepted,
+                    &mut first,
+                    &services,
+                    deadline,
+                    &closing.now,
+                );
+                if Box::pin(rest).await.is_none() {
+                    return;
+                }
+                head_deadline = Some(deadline);
             }
             let is_http2 = limits.plain_http2 && http2::begins_preface(&first);
             let (socket, state) = socket(accepted.stream, first, &limits);
@@ -73,7 +89,7 @@ where
                 return Box::pin(http2::serve(socket, service, *limits, closing)).await;
             }
             let socket = EdgeSocket::new(socket, service.state.clone());
-            Box::pin(serve_http(socket, service, *limits, closing)).await;
+            Box::pin(serve_http(socket, service, *limits, closing, head_deadline)).await;
         }
     }
 }
@@ -141,7 +157,7 @@ async fn serve_tls<S, B>(
         true => Box::pin(http2::serve(transport, service, *limits, closing)).await,
         false => {
             let socket = EdgeSocket::new(transport, service.state.clone());
-            Box::pin(serve_http(socket, service, *limits, closing)).await;
+            Box::pin(serve_http(socket, service, *limits, closing, None)).await;
         }
     }
 }
@@ -173,7 +189,7 @@ pub(super) async fn readable(stream: &Stream) -> io::Result<()> {
 }
 
 /// Waits for the client's first bytes and returns them; empty if the client has disconnected.
-async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
+pub(super) async fn first_bytes(stream: &Stream) -> io::Result<BytesMut> {
     loop {
         // tokio reports a new socket as readable until a read has failed.
         readable(stream).await?;

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use llamatower_edge::WriteStalled;
 use llamatower_layers::{BoxError, Deadline};
 use socket2::SockRef;
+use tokio::time::Instant;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
@@ -58,12 +59,14 @@ pub(super) struct Closing {
     pub(super) now: CancellationToken,
 }
 
-/// Serves a connection in HTTP/1.1 until it ends.
+/// Serves a connection in HTTP/1.1 until it ends. A `head_deadline` is that of a head of which a part
+/// has already arrived.
 pub(super) async fn serve_http<S, B>(
     socket: EdgeSocket<Transport>,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
+    head_deadline: Option<Instant>,
 ) where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Data = Bytes> + 'static,
@@ -90,8 +93,8 @@ pub(super) async fn serve_http<S, B>(
         past_upgrade: false,
         handed_over: state.accept_bodies(),
         unread: None,
-        clock: Deadline::default(),
-        timed: None,
+        clock: head_deadline.map_or_else(Deadline::default, Deadline::new),
+        timed: head_deadline.map(|_| state.phase().0),
     };
     let end = poll_fn(|cx| connection.poll(cx)).await;
     match &end {

@@ -81,6 +81,7 @@ mod host;
 mod http2;
 mod listener;
 mod origin;
+mod partial_head;
 mod proxy_protocol;
 mod redirect;
 mod refusal;

@@ -84,7 +84,11 @@ func main() {
 			seen.Error = err.Error()
 		}
 		seen.Model, seen.Stream = value.Model, value.Stream
-		seen.Prompts = value.Prompt != "" || len(value.Messages) > 0
+		if r.RequestURI == "/api/chat" {
+			seen.Prompts = len(value.Messages) > 0
+		} else {
+			seen.Prompts = value.Prompt != ""
+		}
 		tell(seen)
 		io.WriteString(w, `{"model":"tiny","done":true,"embeddings":[[0.5]],"data":[],"choices":[],"usage":{}}`+"\n")
 	}

@@ -28,7 +28,7 @@ const server = createServer((request, response) => {
       const value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(data));
       seen.model = value.model ?? "";
       seen.stream = value.stream ?? null;
-      seen.prompts = Boolean(value.prompt || value.messages?.length);
+      seen.prompts = Boolean(request.url === "/api/chat" ? value.messages?.length : value.prompt);
     } catch (error) {
       seen.error = String(error);
     }

@@ -183,6 +183,58 @@ async fn a_head_must_arrive_in_time_even_if_it_arrives_byte_by_byte() {
     within_limit(drip).await.unwrap();
 }
 
+/// Its first bytes are held until the head is complete, and hyper reads the rest of a long one.
+#[tokio::test]
+async fn a_head_in_pieces_is_answered_once_it_is_complete() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    for filler in ["", &"x".repeat(5000)] {
+        let head = format!(
+            "POST /api/chat HTTP/1.1\r\nHost: localhost\r\nX: {filler}\r\nContent-Length: 2\r\n\r\nhi"
+        );
+        let mut client = edge.connect().await;
+        let pieces = head.len().div_ceil(50);
+        for piece in head.as_bytes().chunks(pieces) {
+            client.send(piece).await;
+            tokio::task::yield_now().await;
+        }
+        let answer = client.answer().await;
+        assert_eq!((answer.status, &*answer.body), (200, "POST /api/chat"));
+    }
+}
+
+/// The rest of it would come too late to be understood.
+#[tokio::test]
+async fn a_malformed_head_is_refused_before_it_is_complete() {
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    client.send("GET / HTTP/1.1\r\nno field\r\n").await;
+    assert_eq!(client.answer().await.status, 400);
+}
+
+/// Also with a head that is longer than what is held of it.
+#[tokio::test]
+async fn a_long_head_in_pieces_has_one_time_limit() {
+    let edge = Running::start(
+        EdgeConfig {
+            header_timeout: Duration::from_secs(2),
+            ..loopback()
+        },
+        service_fn(echo),
+    )
+    .await;
+    let mut client = edge.connect().await;
+    client.send("GET / HTTP/1.1\r\nX: ").await;
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    client.send(&"x".repeat(4000)).await;
+    assert_gets_a_head_timeout(&mut client).await;
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
 #[tokio::test]
 async fn the_idle_time_between_requests_has_its_own_timeout() {
     let config = EdgeConfig {

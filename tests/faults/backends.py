@@ -33,11 +33,12 @@ def run(bench: Bench) -> None:
     row(
         "all backends 503 at 100 requests/s", "attempts at most 1.2 times the requests + 10/s", lambda: all_busy(bench)
     )
-    row(
-        "one of 3 backends black-holed",
-        "at most 5 hits, then 1 probe per backoff; every request is answered",
-        lambda: black_hole(bench),
-    )
+    for slots in ("learn", "off"):
+        row(
+            f"one of 3 backends black-holed, LLAMATOWER_SLOTS={slots}",
+            "at most 5 hits, then 1 probe per backoff; every request is answered",
+            lambda slots=slots: black_hole(bench, slots),
+        )
     row("the same backend, stopped (SIGSTOP)", "at most 5 hits in flight, every request is answered", lambda: stopped(bench))
     row("all 3 backends stopped", "still one try for a request, then 504", lambda: all_stopped(bench))
 
@@ -292,13 +293,13 @@ def all_busy(bench: Bench) -> str:
     return seen
 
 
-def black_hole(bench: Bench) -> str:
+def black_hole(bench: Bench, slots: str) -> str:
     """The third backend is behind a link that drops every packet, without an answer."""
     seconds = 8 if bench.is_short else 30
     with bench.sims(2, "tiny,slots=512,pace=1ms") as sims, namespace.sim(bench) as far:
         urls = [sim.url for sim in sims] + [far.url]
         settings = {"LLAMATOWER_FIRST_BYTE_TIMEOUT": "2s", "LLAMATOWER_LOAD_TIMEOUT": "2s"}
-        with warmed(bench, urls, **settings) as gateway:
+        with warmed(bench, urls, LLAMATOWER_SLOTS=slots, **settings) as gateway:
             spread(gateway, urls)
             far.drop_packets()
             began, asked = time.monotonic(), []

@@ -4,7 +4,6 @@ Arguments: HOST PORT RATE SECONDS BODY_BYTES SEED. Prints one JSON object.
 """
 
 import asyncio
-import contextlib
 import json
 import random
 import sys
@@ -82,28 +81,10 @@ class Load:
         }
 
 
-async def health(host: str, port: int, stop: asyncio.Event) -> list[float]:
-    took = []
-    while not stop.is_set():
-        began, status = time.monotonic(), 0
-        with contextlib.suppress(OSError, EOFError):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            status, _, _ = await answer(reader)
-            writer.close()
-        took.append(time.monotonic() - began if status == 200 else 99.0)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), 0.1)
-    return took
-
-
 async def main() -> None:
     host, port, rate, seconds, size, seed = sys.argv[1:]
-    stop = asyncio.Event()
-    probing = asyncio.create_task(health(host, int(port), stop))
     result = await Load(host, int(port), int(size), random.Random(int(seed))).run(float(rate), float(seconds))
-    stop.set()
-    print(json.dumps({**result, "health": sorted(await probing)}))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .bench import Bench, Gateway, NotHere, built, eventually, ms, nothing_under_way, percentile, pid, ups, warm
@@ -70,12 +70,27 @@ def limited(bench: Bench, group: Path) -> Iterator[None]:
             os.environ["LLAMATOWER_BIN"] = before
 
 
-def generate(bench: Bench, gateway: Gateway, rate: float, seconds: float) -> dict:
+def program(gateway: Gateway, name: str) -> list[str]:
     host, port = address_of(gateway.origin)
-    program = [sys.executable, str(Path(__file__).with_name("generator.py")), host, str(port), str(rate), str(seconds)]
-    done = subprocess.run([*program, str(BODY_BYTES), str(bench.chance.getrandbits(32))], capture_output=True, text=True)
+    return [sys.executable, str(Path(__file__).with_name(name)), host, str(port)]
+
+
+def generate(bench: Bench, gateway: Gateway, rate: float, seconds: float) -> dict:
+    more = [str(rate), str(seconds), str(BODY_BYTES), str(bench.chance.getrandbits(32))]
+    done = subprocess.run([*program(gateway, "generator.py"), *more], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def health_during(gateway: Gateway, load: Callable[[], dict]) -> tuple[dict, dict]:
+    """What came of a load, and of /health meanwhile."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(program(gateway, "health.py"), **pipes) as probes:
+        try:
+            result = load()
+        finally:
+            seen = probes.communicate()[0]
+    return result, json.loads(seen)
 
 
 def overload(bench: Bench) -> str:
@@ -90,22 +105,23 @@ def overload(bench: Bench) -> str:
             assert str(process) in (group / "cgroup.procs").read_text().split(), "the gateway is not in the cgroup"
             # What the servers can do behind the gateway, without a queue that is full.
             possible = generate(bench, gateway, capacity * 1.2, 6)["goodput"]
-            result = generate(bench, gateway, capacity * 10, seconds)
+            result, health = health_during(gateway, lambda: generate(bench, gateway, capacity * 10, seconds))
             eventually(lambda: nothing_under_way(gateway), "every permit is back", 30)
             assert ups(gateway) == 1, "the server counts as down"
             alive = gateway.process._child.poll() is None
             highest = peak(group)
             killed = [line for line in (group / kills).read_text().splitlines() if line.startswith("oom_kill ") and not line.endswith(" 0")]
-    rejects, health = result["rejects"], result["health"]
+    rejects, took = result["rejects"], health["took"]
     goodput = result["goodput"] / possible
     seen = (
         f"{result['requests']} requests in {result['seconds']:.0f} s, {result['statuses']}; peak {highest / 2**20:.0f} MiB of the cgroup; rejects "
         f"p50 {ms(percentile(rejects, 0.5))}, p99 {ms(percentile(rejects, 0.99))}, max {ms(rejects[-1])}; goodput "
-        f"{result['goodput']:.1f}/s, {goodput * 100:.0f} % of {possible:.1f}/s; /health p99 {ms(percentile(health, 0.99))}, max {ms(health[-1])}"
+        f"{result['goodput']:.1f}/s, {goodput * 100:.0f} % of {possible:.1f}/s; /health {len(took)} times, p99 {ms(percentile(took, 0.99))}, max {ms(took[-1])}"
     )
+    assert not health["failed"], f"/health: {health['failed'][:5]}; {seen}"
     assert alive and not killed, f"out of memory: {killed}; {seen}"
     assert set(result["statuses"]) <= {"200", "503"}, f"a request had no answer, or half of one; {seen}"
-    assert percentile(rejects, 0.99) <= REJECT_LIMIT and goodput >= GOODPUT and health[-1] <= HEALTH_LIMIT, seen
+    assert percentile(rejects, 0.99) <= REJECT_LIMIT and goodput >= GOODPUT and took[-1] <= HEALTH_LIMIT, seen
     return seen
 
 

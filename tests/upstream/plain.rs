@@ -3,7 +3,8 @@
 use std::future::{Future, poll_fn};
 use std::io::Write;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,55 @@ async fn lines_that_arrived_together_are_one_frame() {
         frames_of(Leaf::Plain, "application/x-ndjson").await,
         ["a\nbc\n"]
     );
+}
+
+/// A client that reads slowly holds what was joined.
+#[tokio::test]
+async fn lines_that_arrived_together_are_joined_up_to_a_limit() {
+    let line = format!("{}\n", "x".repeat(999));
+    let (server, upstream) = pair(Leaf::Plain).await;
+    let chunks = format!("3e8\r\n{line}\r\n").repeat(100);
+    let head = "content-type: application/x-ndjson\r\ntransfer-encoding: chunked";
+    let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{chunks}0\r\n\r\n");
+    tokio::spawn(async move { server.accept().await.answer(&answer).await });
+    let mut body = ask(&upstream).await.expect("an answer").into_body();
+    let (mut longest, mut all) = (0, String::new());
+    while let Some(frame) = body.frame().await {
+        let data = frame.expect("no error").into_data().expect("data");
+        longest = longest.max(data.len());
+        all += std::str::from_utf8(&data).expect("text");
+    }
+    assert_eq!(all, line.repeat(100));
+    assert!((2 * line.len()..=8 * 1024).contains(&longest), "{longest}");
+}
+
+/// A waker that can be counted.
+struct Counted(Waker);
+
+impl Wake for Counted {
+    fn wake(self: Arc<Self>) {
+        self.0.wake_by_ref();
+    }
+}
+
+/// It would keep the memory of that task, several thousand bytes, for each idle connection.
+#[tokio::test]
+async fn an_idle_connection_does_not_keep_the_task_of_its_last_request() {
+    let (server, upstream) = pair(Leaf::Plain).await;
+    let serve = async {
+        let mut peer = server.accept().await;
+        peer.answer(HELLO).await;
+        peer
+    };
+    let task = poll_fn(|cx| Poll::Ready(Arc::new(Counted(cx.waker().clone())))).await;
+    let waker = Waker::from(task.clone());
+    let mut asked = pin!(async { text(ask(&upstream).await.expect("an answer")).await });
+    let asked = poll_fn(|_| asked.as_mut().poll(&mut Context::from_waker(&waker)));
+    let (answer, _peer) = tokio::join!(asked, serve);
+    assert_eq!(answer, "hello");
+    assert_eq!(upstream.idle_connections(), Some(1));
+    drop(waker);
+    assert_eq!(Arc::strong_count(&task), 1);
 }
 
 /// Sends one piece at once, and the other after the server has closed, before the runtime is

@@ -16,8 +16,9 @@ use super::hop::Target;
 use super::pool::Pool;
 use super::{Address, AnswerBroken};
 
-/// Limit in bytes for joining lines that are ready together.
-const MOST_JOINED: usize = 64 * 1024;
+/// Limit in bytes for joining lines that are ready together. A client that reads slowly holds as
+/// much, and hyper's copy of it.
+const MOST_JOINED: usize = 8 * 1024;
 
 /// The body of a backend's response. At its end, the connection returns to the pool. If it is
 /// dropped earlier, the connection is closed, so that Ollama stops working for a client that has
@@ -32,7 +33,7 @@ where
     /// Whether the body is newline-delimited. Lines that arrived together then become one frame.
     /// Other chunks keep their boundaries, because some clients take a chunk for an event.
     is_lines: bool,
-    /// The frame that followed joined lines.
+    /// The frame that followed joined lines, or was too large to be joined with them.
     next: Option<Box<Received>>,
 }
 
@@ -152,11 +153,16 @@ where
     /// Joins the lines that are ready after `first`.
     fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
         let mut joined = BytesMut::new();
-        while first.len().max(joined.len()) < MOST_JOINED
+        while let room = MOST_JOINED.saturating_sub(first.len().max(joined.len()))
+            && room > 0
             && let Poll::Ready(received) = self.poll_received(cx)
         {
             match received.map(|frame| frame.map(Frame::into_data)) {
                 Some(Ok(Ok(data))) => {
+                    if data.len() > room {
+                        self.next = Some(Box::new(Some(Ok(Frame::data(data)))));
+                        break;
+                    }
                     if joined.is_empty() {
                         joined.extend_from_slice(&first);
                     }

@@ -132,8 +132,8 @@ where
         true
     }
 
-    /// Whether the connection is open and waits for a request. Polled with a no-op waker, because a
-    /// stored waker would keep the memory of the last task alive.
+    /// Whether the connection is open and waits for a request. Polled with a no-op waker, and without
+    /// the waker of the last request's task, because either would keep the memory of that task.
     pub(super) fn is_idle(&mut self) -> bool {
         let halves = &mut *self.0;
         // Unconstrained, because with tokio's budget used up, a closed socket would look like an
@@ -143,6 +143,7 @@ where
             Poll::Ready(())
         })));
         let _ = look.poll(&mut Context::from_waker(Waker::noop()));
+        halves.state.forget_task();
         halves.http.is_some() && halves.sender.is_ready() && !halves.is_last
     }
 

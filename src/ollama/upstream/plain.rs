@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, Failure};
 
 use super::body::Source;
@@ -49,7 +50,10 @@ where
         mut request: Request<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
         let _timer = AttemptTimer::start(request.extensions());
-        let may_share = may_share_a_connection(&request);
+        // After a pooled connection was lost, the next one of the pool may be lost as well: a server
+        // that closes connections often closes several.
+        let is_repeated = Attempts::of(request.extensions()).is_some_and(|all| all.number() > 1);
+        let may_share = may_share_a_connection(&request) && !is_repeated;
         loop {
             let pooled = may_share.then(|| self.pool.check_out()).flatten();
             let (mut connection, is_reused) = match pooled {

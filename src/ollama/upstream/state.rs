@@ -44,6 +44,11 @@ impl ConnectionState {
         }
     }
 
+    /// Drops the waker of the task that waited last.
+    pub(super) fn forget_task(&self) {
+        self.task.take();
+    }
+
     /// A request is given to the connection. `is_reused` means that the connection was in the pool
     /// before.
     pub(super) fn begin(&self, is_reused: bool) {

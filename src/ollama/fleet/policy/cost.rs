@@ -80,10 +80,10 @@ impl Policy {
         ask: &Ask<'_>,
     ) -> Judgement {
         let service = service_seconds(model, lane, server);
-        let limit = lane.slots.limit(ask.now).max(1);
+        let at_once = lane.slots.at_once(ask.now);
         let (work, affinity) = work(model, lane, server, ask);
         let beside = lane.in_flight.saturating_add(server.outside.others);
-        let contention = CONTENTION * f64::from(beside.min(limit)) / f64::from(limit);
+        let contention = CONTENTION * f64::from(beside.min(at_once)) / f64::from(at_once);
         let mut judgement = Judgement {
             terms: Terms {
                 load: 0.0,
@@ -93,7 +93,7 @@ impl Policy {
             },
             is_open: false,
             loads: false,
-            pace: f64::from(limit) / service,
+            pace: f64::from(at_once) / service,
             service,
         };
         match lane.residency {
@@ -113,7 +113,7 @@ impl Policy {
             Residency::Unknown | Residency::Resident { .. } => {
                 let is_resting = lane.is_resting(ask.now) || self.load_is_late(server, lane, ask);
                 let is_proven = lane.in_flight < lane.slots.known();
-                judgement.is_open = lane.in_flight < limit
+                judgement.is_open = lane.in_flight < lane.slots.limit(ask.now).max(1)
                     && (is_proven || ask.may_probe_slots || !lane.slots.is_certain())
                     && server.accepts()
                     && !is_resting;
@@ -121,13 +121,14 @@ impl Policy {
                     judgement.terms.load = lane.load_seconds();
                     judgement.pace = 0.0;
                 }
-                if !judgement.is_open {
+                if !judgement.is_open || lane.in_flight >= at_once {
+                    // Without a limit, it would wait in the server.
                     judgement.terms.wait = lane.until_free(ask.now, service);
                 } else if !is_proven {
                     // Whether there is one more slot is not known yet.
                     judgement.terms.wait = UNPROVEN_SLOT * service;
                 }
-                let outside = server.wait_for_others(limit, service);
+                let outside = server.wait_for_others(at_once, service);
                 judgement.terms.wait = judgement.terms.wait.max(outside);
             }
             // It was sent before the server told what it has in memory, and loads the model.

@@ -214,9 +214,10 @@ impl Lane {
 
     /// The expected seconds until a slot is free, if none is: the slots end one after the other.
     pub(crate) fn until_free(&self, now: Instant, service: f64) -> f64 {
-        let slots = self.slots.limit(now).max(1);
+        let slots = self.slots.at_once(now);
         let excess = self.in_flight.saturating_sub(slots);
-        service / f64::from(slots + 1) + f64::from(excess) * service / f64::from(slots)
+        service / f64::from(slots.saturating_add(1))
+            + f64::from(excess) * service / f64::from(slots)
     }
 
     /// The expected seconds until no request is in flight.

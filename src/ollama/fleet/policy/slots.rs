@@ -105,9 +105,20 @@ impl SlotLimit {
 
     /// The number of requests that may be in flight now.
     pub(crate) fn limit(&self, now: Instant) -> u32 {
-        if let Some(configured) = self.configured {
-            return configured;
-        }
+        self.configured.unwrap_or_else(|| self.learned_limit(now))
+    }
+
+    /// The number of requests that the server probably runs at once: the limit, or what was learned
+    /// where there is no limit. More of them are expected to wait in the server.
+    pub(crate) fn at_once(&self, now: Instant) -> u32 {
+        let limit = match self.configured {
+            Some(NO_LIMIT) | None => self.learned_limit(now),
+            Some(configured) => configured,
+        };
+        limit.max(1)
+    }
+
+    fn learned_limit(&self, now: Instant) -> u32 {
         match self.full_at {
             None => self.proven.saturating_add((self.proven / 4).max(1)),
             Some(slots) if self.retry_at.is_some_and(|at| now >= at) => slots.saturating_add(1),

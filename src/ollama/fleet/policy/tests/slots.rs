@@ -25,3 +25,34 @@ fn while_the_slots_are_unknown_any_request_finds_more_of_them() {
     stage.send("m");
     assert!(stage.choose_with("m", 0.0, 8, false).is_some());
 }
+
+/// A server that does not respond any more was perhaps the fastest one until then.
+#[test]
+fn without_a_limit_a_silent_server_gets_few_more_requests_than_it_has_run_at_once() {
+    let mut stage = Stage::new(0, &[]);
+    for (name, weight) in [("fast", 2.0), ("slow", 1.0)] {
+        let spec = ServerSpec {
+            weight,
+            slots: Some(NO_LIMIT),
+            ..ServerSpec::new(name.into())
+        };
+        let id = stage.policy.add_server(spec);
+        stage.policy.set_installed(id, &[(model("m"), 0)]);
+        stage.servers.push(id);
+    }
+    stage.list(0, &["m"]);
+    stage.list(1, &["m"]);
+    assert_eq!(stage.serve("m", 0.0), 0);
+    let mut unanswered = 0;
+    for _ in 0..30 {
+        let (server, flight) = stage.send("m");
+        match server {
+            0 => unanswered += 1,
+            _ => {
+                stage.pass(1.0);
+                stage.answer("m", flight, 0.0);
+            }
+        }
+    }
+    assert!((1..=3).contains(&unanswered), "{unanswered}");
+}
