@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Go github.com/sashabaranov/go-openai 1.43.0: once a stream has had a comment or an `event:` line since the last chunk, the
-# text of an error event is lost, and the program gets "unexpected end of JSON input". The client collects each
-# line that is no data, and appends the error to them before it parses the whole. More than 300 such lines in
-# a row, empty ones included, end the stream with "too many empty messages" although it is alive:
-# 151 comments with their empty lines do.
+# Go github.com/sashabaranov/go-openai 1.43.0: once a stream has had a comment or an `event:` line, even before its first
+# chunk, the text of a later error event is lost, and the program gets "unexpected end of JSON input". The client
+# collects all lines that are no data over the whole stream, and appends the error to them before it parses the sum.
+# More than 300 such lines in a row, empty ones included, end the stream with "too many empty messages" although it
+# is alive: 151 comments with their empty lines do.
 #
 # So comments that keep a stream open during a long wait cost this client the reason of a later error, and the stream
 # itself after 150 of them. `event: error` before the error, which other clients look for, costs the reason too. What
@@ -11,7 +11,7 @@
 #
 # Output seen:
 #   error: hello, error, the server is gone
-#   comment, error: hello, unexpected end of JSON input
+#   comment, chunk, error: hello, unexpected end of JSON input
 #   event: error: hello, unexpected end of JSON input
 #   150 comments: hello, EOF
 #   151 comments: , stream has sent too many empty messages
@@ -68,7 +68,7 @@ func ask(name, body string) {
 
 func main() {
 	ask("error", chunk+failure+end)
-	ask("comment, error", chunk+comment+failure+end)
+	ask("comment, chunk, error", comment+chunk+failure+end)
 	ask("event: error", chunk+"event: error\n"+failure+end)
 	ask("150 comments", strings.Repeat(comment, 150)+chunk+end)
 	ask("151 comments", strings.Repeat(comment, 151)+chunk+end)
@@ -79,7 +79,7 @@ go get github.com/sashabaranov/go-openai@v1.43.0 > /dev/null 2>&1
 seen="$(go run .)"
 echo "$seen"
 expected="error: hello, error, the server is gone
-comment, error: hello, unexpected end of JSON input
+comment, chunk, error: hello, unexpected end of JSON input
 event: error: hello, unexpected end of JSON input
 150 comments: hello, EOF
 151 comments: , stream has sent too many empty messages"
