@@ -25,7 +25,7 @@ use super::config::EdgeConfig;
 use super::gauges::Gauges;
 use super::origin;
 use super::proxy_protocol::ProxyHeaders;
-use super::request::{Answer, Decision, OfConnection, Rules, only};
+use super::request::{Answer, Decision, OfConnection, Rules, has, only};
 use super::request_body::RequestBody;
 use super::request_line::is_line_of;
 use super::response_body::ResponseBody;
@@ -221,7 +221,7 @@ where
 /// expectation is removed: the client uses HTTP/1.0, or the body arrived with the head (RFC 9110
 /// 10.1.1). An unknown expectation stays, whenever the body arrives: the rules refuse it.
 fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
-    if !head.headers.contains_key(EXPECT) || !only(&head.headers, &EXPECT, b"100-continue") {
+    if !has(&head.headers, &EXPECT) || !only(&head.headers, &EXPECT, b"100-continue") {
         return false;
     }
     let fields = head.headers.iter();
@@ -317,7 +317,9 @@ where
                 }
                 // Version and framing belong to this hop.
                 head.version = Version::HTTP_11;
-                head.headers.remove(TRANSFER_ENCODING);
+                if has(&head.headers, &TRANSFER_ENCODING) {
+                    head.headers.remove(TRANSFER_ENCODING);
+                }
                 let in_flight = in_flight.take().unwrap_or_else(|| state.begin(false));
                 let body = ResponseBody::new(body, &mut head.headers, in_flight);
                 Response::from_parts(head, Either::Right(wrap(body)))
