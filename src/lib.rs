@@ -24,7 +24,6 @@ pub mod ollama;
 pub mod openai;
 pub mod reload;
 pub mod request_filter;
-pub mod request_head;
 pub mod run;
 pub mod settings;
 pub mod shared;

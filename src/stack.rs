@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HeaderName;
+use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
@@ -38,6 +38,13 @@ use llamatower_layers::usage::{UsageLayer, expected_prompt_tokens};
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
+use tower_http::request_id::{
+    MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
+};
+use tower_http::sensitive_headers::{
+    SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer,
+};
+use uuid::Uuid;
 
 use crate::activity::Activity;
 use crate::client::Client;
@@ -52,7 +59,6 @@ use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstre
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
 use crate::request_filter::RequestFilterLayer;
-use crate::request_head::RequestHeadLayer;
 use crate::settings::{Cache, Limits, Settings};
 use crate::shared::Tokens;
 use crate::telemetry::{
@@ -65,6 +71,14 @@ pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-llamatower-bac
 
 /// The header that names the model of a response to a request for an alias.
 pub const MODEL_HEADER: HeaderName = HeaderName::from_static("x-llamatower-model");
+
+/// Request headers that are never logged or shown by `Debug`.
+const SECRET_HEADERS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    PROXY_AUTHORIZATION,
+    COOKIE,
+];
 
 /// The settings of the stream clocks, for the texts of errors.
 const USUAL_LIMITS: LimitNames = LimitNames {
@@ -126,7 +140,9 @@ where
     let cloud_models = OllamaCloudModels(live.cloud_clients.clone());
     ServiceBuilder::new()
         // Identification and observation of the request.
-        .layer(RequestHeadLayer)
+        .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
+        .layer(SetRequestIdLayer::x_request_id(RandomId))
+        .layer(PropagateRequestIdLayer::x_request_id())
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(Arc::new((
             telemetry.observer(),
@@ -286,6 +302,7 @@ where
                 .with_limit_names(&USUAL_LIMITS, &MANAGEMENT_LIMITS),
         )
         .map_request(clean_request)
+        .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
         // An OpenAI-compatible server acts like an Ollama for all layers above.
         .layer_fn(move |client| Translate::new(client, server.clone()))
         .map_request(hold_until_continue)
@@ -306,6 +323,18 @@ fn load_clock<B>(limit: Option<Duration>) -> impl Fn(Request<B>) -> Request<B> +
             request.extensions_mut().insert(clock);
         }
         request
+    }
+}
+
+/// Generates request ids without a system call for each.
+#[derive(Clone, Copy, Debug)]
+struct RandomId;
+
+impl MakeRequestId for RandomId {
+    fn make_request_id<B>(&mut self, _: &Request<B>) -> Option<RequestId> {
+        let mut text = Uuid::encode_buffer();
+        let text = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).ok().map(RequestId::new)
     }
 }
 

@@ -3,7 +3,7 @@
 //! A backend gets the headers that describe the request, and none that describe the client, because
 //! Ollama copies headers to its cloud. Hop-by-hop headers are removed (RFC 9110 7.6.1).
 
-use http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER, SET_COOKIE};
+use http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
 use http::response::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, StatusCode, Uri};
@@ -53,7 +53,7 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
 }
 
 /// Rewrites a backend's response for the client: the edge sets the framing, a busy server's
-/// response gets `Retry-After`, proxies are told not to buffer a stream, and `Debug` hides cookies.
+/// response gets `Retry-After`, and proxies are told not to buffer a stream.
 pub fn clean_response(answer: &mut Parts) {
     let headers = &mut answer.headers;
     remove_hop_by_hop(headers, |_| false);
@@ -63,8 +63,6 @@ pub fn clean_response(answer: &mut Parts) {
     if is_stream(headers) {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
-    let cookies = headers.iter_mut().filter(|(name, _)| **name == SET_COOKIE);
-    cookies.for_each(|(_, value)| value.set_sensitive(true));
 }
 
 /// Whether the response is a stream of lines or events.
