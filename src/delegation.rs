@@ -8,10 +8,10 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
-use llamatower_layers::{BoxError, Fail, Failure, Record, Side};
+use llamatower_layers::{Fail, Failure, Record, Side};
 use percent_encoding::percent_decode_str;
-use tower::filter::Predicate;
 
+use crate::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 /// Separates the name of a key from that of its user. It cannot be in the name of a key.
@@ -111,23 +111,21 @@ impl Rules {
     }
 }
 
-impl<B> Predicate<Request<B>> for Delegation {
-    type Request = Request<B>;
-
-    fn check(&mut self, mut request: Request<B>) -> Result<Request<B>, BoxError> {
+impl RequestFilter for Delegation {
+    fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         let rules = self.0.get();
         let key = request.extensions().get::<Identity>();
         let key = key.map(|identity| identity.name.clone());
         let key = key.filter(|name| rules.keys.contains(name));
         let user = rules.take_user(request.headers_mut(), key.is_some());
-        if let (Some(key), Some(user)) = (key, user.map_err(Failure::from)?) {
+        if let (Some(key), Some(user)) = (key, user?) {
             let name: Arc<str> = format!("{key}{SEPARATOR}{user}").into();
             Record::update_in(request.extensions(), |outcome| {
                 outcome.identity = Some(name.clone());
             });
             request.extensions_mut().insert(DelegatedUser(name));
         }
-        Ok(request)
+        Ok(())
     }
 }
 
@@ -202,7 +200,8 @@ mod tests {
             let (name, role) = (name.into(), Role::User);
             request.extensions_mut().insert(Identity { name, role });
         }
-        let request = delegation().check(request).map_err(|e| e.to_string())?;
+        let checked = delegation().filter(&mut request);
+        checked.map_err(|failure| failure.to_string())?;
         assert!(request.headers().is_empty(), "{:?}", request.headers());
         let user = request.extensions().get::<DelegatedUser>();
         Ok(user.map(|user| user.0.to_string()))

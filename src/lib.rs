@@ -23,6 +23,7 @@ pub mod networks;
 pub mod ollama;
 pub mod openai;
 pub mod reload;
+pub mod request_filter;
 pub mod run;
 pub mod settings;
 pub mod shared;

@@ -8,13 +8,11 @@ use http::{Extensions, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::{Aliases, Candidate};
-use llamatower_layers::{
-    BoxError, Fail, Failure, LlmRequest, ModelName, Operation, RouteMatch, Side,
-};
-use tower::filter::Predicate;
+use llamatower_layers::{Fail, Failure, LlmRequest, ModelName, Operation, RouteMatch, Side};
 
 use crate::networks::name_of;
 use crate::ollama::fleet::ModelPattern;
+use crate::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 type PatternsByKey = BTreeMap<Arc<str>, Arc<[ModelPattern]>>;
@@ -162,16 +160,14 @@ pub struct MayUnload;
 
 /// Refuses requests for models that the client's key may not use, and marks those of keys that
 /// [`MayUnload`]. As a filter it stands inside of the scan and of the check of keys.
-impl<B> Predicate<Request<B>> for ModelRules {
-    type Request = Request<B>;
-
-    fn check(&mut self, mut request: Request<B>) -> Result<Request<B>, BoxError> {
+impl RequestFilter for ModelRules {
+    fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         self.check_model(request.extensions())?;
         let may_unload = self.may_unload.get();
         let key = request.extensions().get::<Identity>();
         if !may_unload.is_empty() && key.is_some_and(|key| may_unload.contains(&key.name)) {
             request.extensions_mut().insert(MayUnload);
         }
-        Ok(request)
+        Ok(())
     }
 }

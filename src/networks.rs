@@ -12,9 +12,9 @@ use http::{Extensions, Request};
 use ipnet::IpNet;
 use llamatower_layers::api_key::{Identity, Role};
 use llamatower_layers::live::Live;
-use llamatower_layers::{BoxError, ClientAddress, Record};
-use tower::filter::Predicate;
+use llamatower_layers::{ClientAddress, Failure, Record};
 
+use crate::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 /// The name of a client's network; an extension of a request without a key.
@@ -92,18 +92,16 @@ impl Rules {
     }
 }
 
-impl<B> Predicate<Request<B>> for Networks {
-    type Request = Request<B>;
-
+impl RequestFilter for Networks {
     /// Never refuses a request.
-    fn check(&mut self, mut request: Request<B>) -> Result<Request<B>, BoxError> {
+    fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         let rules = self.0.get();
         let name = match request.extensions().get::<Identity>() {
             None => rules.name_of(request.extensions()).cloned(),
             Some(_) => None,
         };
         let Some(name) = name else {
-            return Ok(request);
+            return Ok(());
         };
         Record::update_in(request.extensions(), |outcome| {
             outcome.identity = Some(name.clone());
@@ -118,7 +116,7 @@ impl<B> Predicate<Request<B>> for Networks {
                 extensions.insert(NetworkName(name));
             }
         }
-        Ok(request)
+        Ok(())
     }
 }
 
@@ -167,7 +165,7 @@ mod tests {
                 let (name, role) = (name.into(), Role::User);
                 request.extensions_mut().insert(Identity { name, role });
             }
-            let request = networks.clone().check(request).unwrap();
+            networks.filter(&mut request).unwrap();
             name_of(request.extensions()).map(ToString::to_string)
         };
         assert_eq!(of(None).as_deref(), Some("house"));

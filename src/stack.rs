@@ -37,7 +37,6 @@ use llamatower_layers::token_limit::TokenLimitLayer;
 use llamatower_layers::usage::{UsageLayer, expected_prompt_tokens};
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
-use tower::filter::FilterLayer;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
     MakeRequestId, PropagateRequestIdLayer, RequestId, SetRequestIdLayer,
@@ -59,6 +58,7 @@ use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
+use crate::request_filter::RequestFilterLayer;
 use crate::settings::{Cache, Limits, Settings};
 use crate::shared::Tokens;
 use crate::telemetry::{
@@ -169,8 +169,10 @@ where
                 })
                 .with_deferred(|operation| operation == Operation::Pull),
         )
-        .layer(FilterLayer::new(live.networks.clone()))
-        .layer(FilterLayer::new(live.delegation.clone()))
+        .layer(RequestFilterLayer::new((
+            live.networks.clone(),
+            live.delegation.clone(),
+        )))
         .layer(live.rate.clone())
         // The user's limit is outside of the key's: what a user may not send does not count for the key.
         .layer(live.user_rate.clone())
@@ -193,7 +195,7 @@ where
                 .with_prefix_blocks(prefix_blocks(&settings.backends.urls))
                 .with_memory_budget(handles.body_memory),
         )
-        .layer(FilterLayer::new(live.models.clone()))
+        .layer(RequestFilterLayer::new(live.models.clone()))
         .layer(telemetry.inference_span_layer())
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
@@ -210,7 +212,7 @@ where
             cloud_models.clone(),
             &metrics,
         ))
-        .layer(FilterLayer::new(cloud_models))
+        .layer(RequestFilterLayer::new(cloud_models))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(
             RetryLayer::new(RetryBudget::new(

@@ -7,10 +7,10 @@ use http::{Extensions, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
 use llamatower_layers::llm_request::ModelSource;
-use llamatower_layers::{BoxError, Fail, Failure, LlmRequest, ModelName, Side};
-use tower::filter::Predicate;
+use llamatower_layers::{Fail, Failure, LlmRequest, ModelName, Side};
 
 use crate::networks::name_of;
+use crate::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 /// The clients whose requests may be sent to a cloud. Clones share the rules, which can be changed
@@ -96,14 +96,12 @@ impl OllamaCloudModels {
     }
 }
 
-impl<B> Predicate<Request<B>> for OllamaCloudModels {
-    type Request = Request<B>;
-
-    fn check(&mut self, request: Request<B>) -> Result<Request<B>, BoxError> {
+impl RequestFilter for OllamaCloudModels {
+    fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         if runs_in_a_cloud(request.extensions()) {
-            self.0.check(request.extensions()).map_err(Failure::from)?;
+            self.0.check(request.extensions())?;
         }
-        Ok(request)
+        Ok(())
     }
 }
 

@@ -93,6 +93,7 @@ mod server;
 mod service;
 mod shutdown;
 mod socket;
+mod stack;
 mod state;
 mod tls;
 mod transport;

@@ -10,6 +10,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
+use super::request::has;
+
 /// Hosts whose pages may always call, by http and https, from any port.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "0.0.0.0"];
 /// Applications whose web views may always call.
@@ -139,6 +141,9 @@ impl Origins {
 
     /// Checks the `Origin` of a request.
     pub(super) fn check(&self, headers: &HeaderMap, host: Option<&str>) -> OriginCheck {
+        if !has(headers, &ORIGIN) {
+            return OriginCheck::NoOrigin;
+        }
         let mut given = headers.get_all(ORIGIN).iter();
         let (origin, more) = (given.next(), given.next());
         let Some(origin) = origin.filter(|origin| !origin.is_empty()) else {

@@ -8,7 +8,9 @@ use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, EXPECT, HOST, LOCATION, ORIGIN, TRANSFER_ENCODING,
 };
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri, Version, request,
+};
 use http_body_util::Full;
 use llamatower_layers::live::Live;
 use llamatower_layers::{Dialect, EndpointTable, RouteMatch};
@@ -151,7 +153,9 @@ impl Rules {
             show_authority(request);
         }
         request.uri = inside;
-        request.headers.remove(ORIGIN);
+        if has(&request.headers, &ORIGIN) {
+            request.headers.remove(ORIGIN);
+        }
         Ok(Decision::Pass(admitted))
     }
 
@@ -278,20 +282,29 @@ fn refusal(request: &request::Parts) -> Option<Denial> {
     if !uri.path().is_ascii() || (uri.path() == "*" && request.method != Method::OPTIONS) {
         return Some(Denial::MALFORMED_TARGET);
     }
-    if request.headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
-        return Some(Denial::TWO_TRANSFER_ENCODINGS);
+    let headers = &request.headers;
+    if has(headers, &TRANSFER_ENCODING) {
+        if headers.get_all(TRANSFER_ENCODING).iter().count() > 1 {
+            return Some(Denial::TWO_TRANSFER_ENCODINGS);
+        }
+        if !only(headers, &TRANSFER_ENCODING, b"chunked") {
+            return Some(Denial::TRANSFER_ENCODING);
+        }
     }
-    if !only(&request.headers, &TRANSFER_ENCODING, b"chunked") {
-        return Some(Denial::TRANSFER_ENCODING);
-    }
-    if !only(&request.headers, &EXPECT, b"100-continue") {
+    if has(headers, &EXPECT) && !only(headers, &EXPECT, b"100-continue") {
         return Some(Denial::EXPECTATION);
     }
     None
 }
 
+/// Whether there is a header of this name. For one that most requests do not have, comparing a few names
+/// is cheaper than a lookup.
+pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|given| given == name)
+}
+
 /// Whether a header is absent or has this value alone.
-pub(super) fn only(headers: &HeaderMap, name: &http::HeaderName, value: &[u8]) -> bool {
+pub(super) fn only(headers: &HeaderMap, name: &HeaderName, value: &[u8]) -> bool {
     headers
         .get_all(name)
         .iter()
@@ -341,15 +354,14 @@ fn authority(request: &request::Parts) -> Result<Option<Authority>, &'static str
 /// Whether it names no user, and the text after the colon, if there is one, is a port (RFC 3986
 /// 3.2.3).
 fn is_sound(authority: &Authority) -> bool {
-    if authority.as_str().contains('@') {
-        return false;
-    }
-    let port = authority.as_str().strip_prefix(authority.host());
-    let Some(port) = port.and_then(|port| port.strip_prefix(':')) else {
-        return true;
-    };
-    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-    is_number && (port.is_empty() || port.parse::<u16>().is_ok())
+    let text = authority.as_str();
+    // An address of IPv6 is in brackets.
+    let end_of_host = text.bytes().rposition(|byte| matches!(byte, b':' | b']'));
+    let port = end_of_host.and_then(|at| text[at..].strip_prefix(':'));
+    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    !text.contains('@')
+        && port
+            .is_none_or(|port| is_number(port) && (port.is_empty() || port.parse::<u16>().is_ok()))
 }
 
 /// Whether this process accepts requests. Backends do not count: if all are down, the gateway stays

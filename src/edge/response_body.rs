@@ -69,15 +69,21 @@ impl<B> ResponseBody<B> {
 /// values were invalid (RFC 9112 6.3).
 fn settle_length(headers: &mut HeaderMap) -> Option<u64> {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let first = lengths.next()?.clone();
-    let is_one = lengths.all(|other| other == first);
+    let first = lengths.next()?;
+    let (mut is_repeated, mut is_one) = (false, true);
+    for other in lengths {
+        is_repeated = true;
+        is_one &= other == first;
+    }
     let digits = first.as_bytes();
     let is_number = is_one && digits.iter().all(u8::is_ascii_digit);
     let length = std::str::from_utf8(digits).ok().filter(|_| is_number);
     let length = length.and_then(|digits| digits.parse().ok());
-    match length {
-        Some(_) => drop(headers.insert(CONTENT_LENGTH, first)),
-        None => drop(headers.remove(CONTENT_LENGTH)),
+    let repeated = is_repeated.then(|| first.clone());
+    match (length, repeated) {
+        (Some(_), None) => {}
+        (Some(_), Some(first)) => drop(headers.insert(CONTENT_LENGTH, first)),
+        (None, _) => drop(headers.remove(CONTENT_LENGTH)),
     }
     length
 }

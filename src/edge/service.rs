@@ -15,7 +15,6 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::service::TowerToHyperService;
 use llamatower_edge::{ConnectionBody, SocketState};
 use llamatower_layers::{BoxError, ClientAddress};
 use pin_project_lite::pin_project;
@@ -26,10 +25,11 @@ use super::config::EdgeConfig;
 use super::gauges::Gauges;
 use super::origin;
 use super::proxy_protocol::ProxyHeaders;
-use super::request::{Answer, Decision, OfConnection, Rules, only};
+use super::request::{Answer, Decision, OfConnection, Rules, has, only};
 use super::request_body::RequestBody;
 use super::request_line::is_line_of;
 use super::response_body::ResponseBody;
+use super::stack::Stack;
 use super::state::{ConnectionState, InFlight};
 use super::tls::TlsClient;
 use crate::tls::{Certificates, TlsServer};
@@ -40,7 +40,7 @@ pub(super) type AnswerBody<B> = Either<Full<Bytes>, ConnectionBody<ResponseBody<
 /// Creates the service of each connection.
 pub(super) struct MakeEdgeService<S> {
     /// Locked while it is cloned for a new connection, because a stack need not be `Sync`.
-    stack: Mutex<TowerToHyperService<S>>,
+    stack: Mutex<S>,
     rules: Arc<Rules>,
     gauges: Arc<Gauges>,
     body_timeout: Option<Duration>,
@@ -72,7 +72,7 @@ impl<S: Clone> MakeEdgeService<S> {
         let requires_header = config.requires_proxy_protocol;
         Self {
             proxy_headers: requires_header.then(|| ProxyHeaders::new(proxies, gauges.clone())),
-            stack: Mutex::new(TowerToHyperService::new(stack)),
+            stack: Mutex::new(stack),
             rules: Arc::new(Rules::new(config)),
             gauges,
             body_timeout: config.body_timeout,
@@ -90,7 +90,7 @@ impl<S: Clone> MakeEdgeService<S> {
     ) -> EdgeService<S> {
         let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
         EdgeService {
-            stack: stack.clone(),
+            stack: Stack::new(stack.clone()),
             rules: self.rules.clone(),
             state: ConnectionState::new(socket, self.gauges.clone()),
             peer,
@@ -104,7 +104,7 @@ impl<S: Clone> MakeEdgeService<S> {
 /// The service that hyper calls for each request of a connection.
 #[derive(Debug)]
 pub(super) struct EdgeService<S> {
-    stack: TowerToHyperService<S>,
+    stack: Stack<S>,
     pub(super) rules: Arc<Rules>,
     pub(super) state: Arc<ConnectionState>,
     pub(super) peer: PeerAddr,
@@ -122,7 +122,7 @@ where
 {
     type Response = Response<AnswerBody<B>>;
     type Error = Infallible;
-    type Future = EdgeFuture<TowerToHyperService<S>>;
+    type Future = EdgeFuture<Stack<S>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (mut head, incoming) = request.into_parts();
@@ -161,7 +161,7 @@ where
         &self,
         request: Request<Incoming>,
         state: &Arc<ConnectionState>,
-    ) -> Step<TowerToHyperService<S>> {
+    ) -> Step<Stack<S>> {
         let (mut head, incoming) = request.into_parts();
         // The response is not held back; hyper would not send `100 Continue`.
         head.headers.remove(EXPECT);
@@ -188,7 +188,7 @@ where
         client: Option<IpAddr>,
         decision: Decision,
         state: &Arc<ConnectionState>,
-    ) -> Step<TowerToHyperService<S>> {
+    ) -> Step<Stack<S>> {
         if let Decision::Close(_) = &decision {
             state.set_unread(true);
         }
@@ -221,7 +221,7 @@ where
 /// expectation is removed: the client uses HTTP/1.0, or the body arrived with the head (RFC 9110
 /// 10.1.1). An unknown expectation stays, whenever the body arrives: the rules refuse it.
 fn settle_expectation(head: &mut request::Parts, read: usize) -> bool {
-    if !head.headers.contains_key(EXPECT) || !only(&head.headers, &EXPECT, b"100-continue") {
+    if !has(&head.headers, &EXPECT) || !only(&head.headers, &EXPECT, b"100-continue") {
         return false;
     }
     let fields = head.headers.iter();
@@ -317,7 +317,9 @@ where
                 }
                 // Version and framing belong to this hop.
                 head.version = Version::HTTP_11;
-                head.headers.remove(TRANSFER_ENCODING);
+                if has(&head.headers, &TRANSFER_ENCODING) {
+                    head.headers.remove(TRANSFER_ENCODING);
+                }
                 let in_flight = in_flight.take().unwrap_or_else(|| state.begin(false));
                 let body = ResponseBody::new(body, &mut head.headers, in_flight);
                 Response::from_parts(head, Either::Right(wrap(body)))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Extensions, Method, StatusCode};
 use llamatower_layers::{Ending, Outcome};
 use opentelemetry::{KeyValue, StringValue, Value};
 
@@ -18,6 +18,14 @@ impl Provider {
     pub(super) fn of(outcome: &Outcome) -> &'static str {
         let attempted = outcome.extensions.get();
         attempted.map_or(names::OLLAMA, |Self(name)| name)
+    }
+
+    /// Notes the provider of an attempt. Ollama, which most are, takes no place.
+    pub(super) fn put_into(self, outcome: &mut Extensions) {
+        match self.0 {
+            names::OLLAMA => drop(outcome.remove::<Self>()),
+            _ => drop(outcome.insert(self)),
+        }
     }
 }
 

@@ -31,7 +31,8 @@ pin_project! {
         Calling {
             #[pin]
             inner: F,
-            bucket: Option<BucketState>,
+            // Boxed, because several limits stand in a row and most are off.
+            bucket: Option<Box<BucketState>>,
         },
         Refused { refusal: Option<Failure> },
     }
@@ -48,6 +49,7 @@ pin_project! {
 impl<S, B, F, W> RateLimitFuture<S, B, F, W> {
     /// For a request that passes, with the state of its bucket, if there is one.
     pub(super) fn calling(inner: F, bucket: Option<BucketState>) -> Self {
+        let bucket = bucket.map(Box::new);
         Self {
             state: State::Calling { inner, bucket },
         }
@@ -98,7 +100,7 @@ where
                         .next
                         .take()
                         .expect("taken here alone, as the state changes next");
-                    let bucket = rule.state(take_result)?;
+                    let bucket = rule.state(take_result)?.map(Box::new);
                     let inner = service.call(request);
                     state.set(State::Calling { inner, bucket });
                 }
@@ -111,7 +113,7 @@ where
                         Ok(answer) => answer,
                         Err(error) => return Poll::Ready(Err(error.into())),
                     };
-                    if let Some(at) = bucket.take() {
+                    if let Some(at) = bucket.take().map(|bucket| *bucket) {
                         let headers = answer.headers_mut();
                         let (name, remaining) = (at.scope.name(), u64::from(at.remaining));
                         ratelimit_fields::append(headers, at.policy, name, remaining, at.reset);

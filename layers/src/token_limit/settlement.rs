@@ -1,5 +1,6 @@
 //! Settles a reservation at the end of the response.
 
+use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -8,8 +9,12 @@ use super::TokenStore;
 use crate::usage::UsageReport;
 
 /// Settles a reservation when it is dropped, from the data about the response at that time.
+///
+/// Boxed, because each body of a response has one, and is moved often, also where no limit is set.
+pub struct Settlement<K, T: TokenStore<K>>(Box<Open<K, T>>);
+
 #[derive(Debug)]
-pub struct Settlement<K, T: TokenStore<K>> {
+struct Open<K, T: TokenStore<K>> {
     store: Arc<T>,
     reservation: Option<T::Reservation>,
     estimate: u64,
@@ -25,25 +30,37 @@ enum Answer {
     Counted(UsageReport),
 }
 
+impl<K, T> fmt::Debug for Settlement<K, T>
+where
+    K: fmt::Debug,
+    T: TokenStore<K, Reservation: fmt::Debug> + fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl<K, T: TokenStore<K>> Settlement<K, T> {
     pub(super) fn new(store: Arc<T>, reservation: T::Reservation, estimate: u64) -> Self {
-        Self {
+        Self(Box::new(Open {
             store,
             reservation: Some(reservation),
             estimate,
             answer: Answer::None,
-        }
+        }))
     }
 
     /// The response head has arrived: from now on tokens may have been used.
     pub(super) fn answered(&mut self, status: StatusCode, report: Option<UsageReport>) {
-        self.answer = match report {
+        self.0.answer = match report {
             _ if !status.is_success() => Answer::None,
             Some(report) => Answer::Counted(report),
             None => Answer::Uncounted,
         };
     }
+}
 
+impl<K, T: TokenStore<K>> Open<K, T> {
     fn used(&self) -> u64 {
         match &self.answer {
             Answer::None => 0,
@@ -59,7 +76,7 @@ impl<K, T: TokenStore<K>> Settlement<K, T> {
     }
 }
 
-impl<K, T: TokenStore<K>> Drop for Settlement<K, T> {
+impl<K, T: TokenStore<K>> Drop for Open<K, T> {
     fn drop(&mut self) {
         if let Some(reservation) = self.reservation.take() {
             self.store.settle(reservation, self.used());

@@ -11,7 +11,6 @@ use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service as HyperService;
-use hyper_util::service::TowerToHyperService;
 use llamatower_layers::BoxError;
 use pin_project_lite::pin_project;
 use tower::Service;
@@ -21,6 +20,7 @@ use super::streams::{StreamState, StreamsHandle};
 use crate::edge::request_body::RequestBody;
 use crate::edge::response_body::ResponseBody;
 use crate::edge::service::{EdgeService, Step};
+use crate::edge::stack::Stack;
 use crate::edge::state::ConnectionState;
 
 /// The body of a response: the edge's own, or the stack's.
@@ -46,7 +46,7 @@ where
 {
     type Response = Response<AnswerBody<B>>;
     type Error = Infallible;
-    type Future = StreamFuture<TowerToHyperService<S>>;
+    type Future = StreamFuture<Stack<S>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let connection = &self.edge.state;

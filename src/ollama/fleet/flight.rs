@@ -68,8 +68,8 @@ impl Flight {
 
     /// Records the first byte of a good response. Returns whether the models in memory have to be
     /// read again, and the number of requests that wait for the model.
-    pub(super) fn first_byte(&self) -> (bool, usize) {
-        let (inner, now) = (&*self.0, Instant::now());
+    pub(super) fn first_byte(&self, now: Instant) -> (bool, usize) {
+        let inner = &*self.0;
         let (learned, has_changed, waiting) = inner.router.change(|policy| {
             let (has_changed, learned) = policy.first_byte(&inner.model, inner.grant.flight, now);
             (learned, has_changed, policy.waiting(&inner.model))

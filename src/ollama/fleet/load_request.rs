@@ -38,7 +38,7 @@ impl<S> Fleet<S> {
         let begun = Instant::now();
         let loaded = self.send_load(member, model, for_ever).await;
         if let (Ok(load), Some(flight)) = (&loaded, &flight) {
-            flight.first_byte();
+            flight.first_byte(Instant::now());
             flight.tell_loaded(member.backend.name());
             flight.complete(report(load.unwrap_or_else(|| begun.elapsed())));
         }

@@ -200,6 +200,7 @@ impl<S> Awaited<S> {
 
     fn end<R>(mut self, answer: &Result<Response<R>, BoxError>) {
         self.is_over = true;
+        let now = Instant::now();
         let outcome = match answer {
             Ok(answer) => of_response(answer.status(), answer.headers()),
             Err(error) => of_error(error),
@@ -210,7 +211,7 @@ impl<S> Awaited<S> {
             queue,
         } = &self.place;
         if outcome == Some(Outcome::Good) {
-            let (has_changed, waiting) = flight.first_byte();
+            let (has_changed, waiting) = flight.first_byte(now);
             if flight.loads() {
                 flight.tell_loaded(member.backend.name());
             }
@@ -222,7 +223,7 @@ impl<S> Awaited<S> {
             }
         }
         if let Some(outcome) = outcome {
-            member.record_outcome(flight.model(), outcome);
+            member.record_outcome(flight.model(), outcome, now);
         }
     }
 }
@@ -230,18 +231,19 @@ impl<S> Awaited<S> {
 impl<S> Drop for Awaited<S> {
     fn drop(&mut self) {
         if !self.is_over {
-            let left = Outcome::ClientLeft(self.sent.elapsed());
+            let now = Instant::now();
+            let left = Outcome::ClientLeft(now - self.sent);
             let Place { member, flight, .. } = &self.place;
-            member.record_outcome(flight.model(), left);
+            member.record_outcome(flight.model(), left, now);
         }
     }
 }
 
 impl<S> Member<S> {
     /// Records the result of a request, and logs if that changes where requests go.
-    pub(super) fn record_outcome(&self, model: &ModelName, outcome: Outcome) {
+    pub(super) fn record_outcome(&self, model: &ModelName, outcome: Outcome, now: Instant) {
         let backend = self.backend.name();
-        match self.outliers.record(model, outcome, Instant::now()) {
+        match self.outliers.record(model, outcome, now) {
             Change::None => {}
             Change::Avoided(reason) => tracing::warn!(
                 %backend, %model, reason = reason.name(),

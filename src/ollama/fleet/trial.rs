@@ -37,7 +37,7 @@ impl<S> Fleet<S> {
                         Outcome::Bad(Reason::Silent, None)
                     }
                 };
-                member.record_outcome(&model, outcome);
+                member.record_outcome(&model, outcome, Instant::now());
             }
             self.queue.slots_changed();
         }

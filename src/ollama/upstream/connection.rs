@@ -132,18 +132,26 @@ where
         true
     }
 
-    /// Whether the connection is open and waits for a request. Polled with a no-op waker, and without
-    /// the waker of the last request's task, because either would keep the memory of that task.
+    /// Ends a request: whether the connection is open and waits for another one.
+    pub(super) fn rest(&mut self) -> bool {
+        self.0.state.rest();
+        self.is_idle()
+    }
+
+    /// Whether the connection is open and waits for a request. Polled only if something has happened
+    /// since the last time.
     pub(super) fn is_idle(&mut self) -> bool {
         let halves = &mut *self.0;
-        // Unconstrained, because with tokio's budget used up, a closed socket would look like an
-        // idle one.
-        let look = pin!(unconstrained(poll_fn(|cx| {
-            halves.poll_http(cx);
-            Poll::Ready(())
-        })));
-        let _ = look.poll(&mut Context::from_waker(Waker::noop()));
-        halves.state.forget_task();
+        if halves.state.take_work() {
+            let waker = halves.waker.clone();
+            // Unconstrained, because with tokio's budget used up, a closed socket would look like an
+            // idle one.
+            let look = pin!(unconstrained(poll_fn(|cx| {
+                halves.poll_http(cx);
+                Poll::Ready(())
+            })));
+            let _ = look.poll(&mut Context::from_waker(&waker));
+        }
         halves.http.is_some() && halves.sender.is_ready() && !halves.is_last
     }
 

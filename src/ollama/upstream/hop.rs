@@ -56,7 +56,9 @@ impl Target {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         // hyper writes the framing of a body of unknown length.
-        headers.remove(TRANSFER_ENCODING);
+        if has_transfer_encoding(headers) {
+            headers.remove(TRANSFER_ENCODING);
+        }
         match length.or(is_empty.then_some(0)) {
             // A server may wait for the body of such a request (RFC 9110 8.6).
             Some(0) if !expects_a_body => {
@@ -90,11 +92,19 @@ impl Target {
     }
 }
 
+/// Comparing a few names is cheaper than a lookup.
+fn has_transfer_encoding(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| *name == TRANSFER_ENCODING)
+}
+
 /// Rejects framing that two parsers could understand differently (RFC 9112 6.3, 11.2), and a
 /// transfer coding that hyper would leave in the body.
 fn not_acceptable(status: StatusCode, headers: &HeaderMap) -> Option<&'static str> {
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return Some("it switched protocols although no upgrade was requested");
+    }
+    if !has_transfer_encoding(headers) {
+        return None;
     }
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let coding = codings.next()?;

@@ -118,7 +118,7 @@ where
     /// Keeps a connection whose response was read to its end. Closes it if it cannot be used again
     /// or the pool is full.
     pub(super) fn check_in(&self, mut connection: Connection<B>) {
-        if !connection.is_idle() {
+        if !connection.rest() {
             return;
         }
         let since = Instant::now();

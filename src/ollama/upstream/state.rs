@@ -44,9 +44,11 @@ impl ConnectionState {
         }
     }
 
-    /// Drops the waker of the task that waited last.
-    pub(super) fn forget_task(&self) {
+    /// No task waits for the connection any more: a stored waker would keep the memory of the last one
+    /// alive. The connection is to be polled once more, as what it does between two requests.
+    pub(super) fn rest(&self) {
         self.task.take();
+        self.has_work.store(true, Ordering::Release);
     }
 
     /// A request is given to the connection. `is_reused` means that the connection was in the pool

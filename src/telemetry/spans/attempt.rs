@@ -104,7 +104,7 @@ impl<S> AttemptSpans<S> {
         let record = Record::of(request.extensions());
         let parent = record.and_then(|record| {
             record.update(|outcome| {
-                outcome.extensions.insert(provider);
+                provider.put_into(&mut outcome.extensions);
                 parent(outcome)
             })
         });
