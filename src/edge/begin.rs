@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
@@ -29,6 +30,9 @@ use super::transport::Transport;
 
 /// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
 pub(super) const FIRST_BYTES: usize = 2048;
+
+/// How long a connection beyond the limit may take to send its first bytes.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends. `open` counts it as open until then.
 #[expect(
@@ -92,6 +96,38 @@ where
             Box::pin(serve_http(socket, service, *limits, closing, head_deadline)).await;
         }
     }
+}
+
+/// Answers a connection without TLS that is beyond the limit: with 503 for its first request, or, if
+/// that is a probe of `/health`, as usual. Many clients are no reason to take the process for dead.
+pub(super) async fn refuse<S, B>(
+    accepted: Accepted,
+    services: Arc<MakeEdgeService<S>>,
+    limits: Arc<Limits>,
+    closing: Closing,
+) where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let first = timeout_at(Instant::now() + FIRST_WAIT, first_bytes(&accepted.stream)).await;
+    let first = first.ok().and_then(Result::ok).unwrap_or_default();
+    if services.rules().asks_for_health(&first) {
+        let (socket, state) = socket(accepted.stream, first, &limits);
+        let service = services.make(accepted.peer, accepted.on_loopback, None, state);
+        // Nothing after the probe is read, so the connection closes.
+        service.state.set_unread(true);
+        let socket = EdgeSocket::new(Transport::Plain(socket), service.state.clone());
+        return Box::pin(serve_http(socket, service, *limits, closing, None)).await;
+    }
+    services.gauges().refused_connections.fetch_add(1, Relaxed);
+    let refusal = Refusal::TooManyConnections;
+    let dialect = services.rules().refuse_head(refusal, &first, accepted.peer);
+    refusal.send(accepted.stream, dialect).await;
 }
 
 /// The client's socket, with the bytes that were read already.

@@ -28,6 +28,7 @@
 //!   response was sent. Limitation: if the client has already sent more than 64 KiB of its next
 //!   requests, the edge notices the disconnect only when it writes the response.
 //! - **`/health`** is answered by the edge itself: 200 while serving, 503 while draining.
+//!   Without TLS also above the limit of connections.
 //! - **Origin and Host** are checked by Ollama's rules, against web pages that call a server on
 //!   localhost.
 //! - **The client's address** is read from trusted proxies ([`TrustedProxies`]): from their headers, or

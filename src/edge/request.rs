@@ -237,6 +237,13 @@ impl Rules {
         }
     }
 
+    /// Whether these bytes begin a request for `/health`.
+    pub(super) fn asks_for_health(&self, head: &[u8]) -> bool {
+        let base = self.base_path.as_ref();
+        path_of_head(head)
+            .is_some_and(|path| base_path::inside(base, path).unwrap_or(path) == "/health")
+    }
+
     fn report(&self, refused: &Refused<'_>) {
         if let Some(observer) = &self.observer {
             observer.refused(refused);

@@ -29,9 +29,9 @@ use super::shutdown::Shutdown;
 
 /// How long streams have to write their last frames after the cut-off.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
-/// Connections beyond the limit that are answered with 503 at the same time; more are closed
-/// without a response.
-const MOST_REFUSALS: usize = 64;
+/// Connections beyond the limit that are answered at the same time; more are closed without a
+/// response. A client that reads its 503 late holds one of them for 2 s.
+const MOST_REFUSALS: usize = 1024;
 
 /// Listening sockets, ready to serve.
 pub struct Edge {
@@ -264,19 +264,27 @@ where
         self.tasks.spawn(served);
     }
 
-    /// Answers a connection beyond the limit with 503. If it stayed in the kernel's queue instead,
-    /// its client, and the probes of `/health` behind it, would wait without a response.
+    /// Answers a connection beyond the limit with 503, or a probe of `/health` as usual. If it stayed in
+    /// the kernel's queue instead, its client, and the probes behind it, would wait without a
+    /// response.
     ///
     /// On a port with TLS the text would cost a handshake, so the connection is just closed.
     fn refuse(&mut self, accepted: Accepted) {
-        self.gauges.refused_connections.fetch_add(1, Relaxed);
-        let refusal = Refusal::TooManyConnections;
-        let rules = self.services.rules();
-        // The client's request has not been read.
-        let dialect = rules.refuse_head(refusal, b"", accepted.peer);
-        if !accepted.is_tls && self.refusals.len() < MOST_REFUSALS {
-            self.refusals.spawn(refusal.send(accepted.stream, dialect));
+        if accepted.is_tls || self.refusals.len() >= MOST_REFUSALS {
+            self.gauges.refused_connections.fetch_add(1, Relaxed);
+            // The client's request has not been read.
+            let refusal = Refusal::TooManyConnections;
+            let rules = self.services.rules();
+            rules.refuse_head(refusal, b"", accepted.peer);
+            return;
         }
+        let closing = Closing {
+            graceful: self.graceful.child_token(),
+            now: self.now.child_token(),
+        };
+        let (services, limits) = (self.services.clone(), self.limits.clone());
+        self.refusals
+            .spawn(begin::refuse(accepted, services, limits, closing));
     }
 
     /// Closes every connection: an idle one at once, another after its request.

@@ -38,6 +38,33 @@ async fn a_connection_above_the_limit_gets_503() {
     }
 }
 
+/// A probe must not take a process with many clients for dead. Nothing else passes by the limit.
+#[tokio::test]
+async fn above_the_limit_of_connections_health_alone_is_answered() {
+    let config = EdgeConfig {
+        max_connections: 1,
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(echo)).await;
+    let mut client = edge.connect().await;
+    client.send(GET).await;
+    assert_eq!(client.answer().await.status, 200);
+
+    let probe = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut both = edge.connect().await;
+    both.send(format!("{probe}{GET}")).await;
+    let answer = both.answer().await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(both.is_closed().await, "the second request is not served");
+    assert_eq!(edge.gauges.refused_connections(), 0);
+
+    let mut silent = edge.connect().await;
+    assert_eq!(silent.answer().await.status, 503);
+    assert_eq!(edge.ask(GET).await.status, 503);
+    assert_eq!(edge.gauges.refused_connections(), 2);
+}
+
 /// Runs the test below in a separate process that may have 64 open files.
 #[tokio::test]
 async fn without_free_file_descriptors_accepting_pauses_and_continues() {

@@ -207,7 +207,8 @@ async fn a_connection_above_the_limit_reaches_the_observer() {
     assert_eq!(refused.status, 503);
     let told = listener.0.lock().unwrap().pop().unwrap();
     let loopback: IpAddr = [127, 0, 0, 1].into();
-    assert_eq!(told, ("too_many_connections", 503, None, Some(loopback)));
+    let path = Some("/".to_owned());
+    assert_eq!(told, ("too_many_connections", 503, path, Some(loopback)));
 }
 
 #[tokio::test]
