@@ -322,7 +322,8 @@ impl Gateway {
         if let Some(service) = sharing.service() {
             let (fleet, stopped) = (fleet.clone(), stopped.clone());
             tasks.spawn(async move {
-                let sharing = async { tokio::join!(fleet.share_fairness(service), fleet.share_loads()) };
+                let sharing =
+                    async { tokio::join!(fleet.share_fairness(service), fleet.share_loads()) };
                 stopped.run_until_cancelled(sharing).await;
             });
         }

@@ -36,8 +36,8 @@ use llamatower_layers::redis::{
 use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::MemoryStore;
 
-pub use gateways::Gateways;
 pub(crate) use fairness::{CounterId, MOST_COUNTERS, MOST_ROWS, Served, SharedService};
+pub use gateways::Gateways;
 pub use leases::{Claim, Lease, Leases};
 pub use loads::{BeginLoad, LoadElsewhere, Loads, OwnLoad, Scope};
 pub use members::Membership;

@@ -13,8 +13,8 @@ use foldhash::HashMap;
 use llamatower_layers::queue::{Queue, Raise};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::dispatch::{Class, Dispatcher};
 use super::Fleet;
+use super::dispatch::{Class, Dispatcher};
 use crate::client::Client;
 use crate::shared::{CounterId, MOST_COUNTERS, MOST_ROWS, Served, SharedService};
 

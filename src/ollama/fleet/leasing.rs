@@ -10,8 +10,8 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use llamatower_layers::store::StoreUnavailable;
 use llamatower_layers::queue::Line;
+use llamatower_layers::store::StoreUnavailable;
 use llamatower_layers::{ModelName, queue};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};

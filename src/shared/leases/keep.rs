@@ -9,8 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{LASTS, Leases, Released, lock, millis};
 
-static RENEW: LazyLock<RedisScript> =
-    LazyLock::new(|| RedisScript::new(include_str!("renew.lua")));
+static RENEW: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("renew.lua")));
 static RELEASE: LazyLock<RedisScript> =
     LazyLock::new(|| RedisScript::new(include_str!("release.lua")));
 

@@ -25,8 +25,7 @@ use super::{Gateways, WithoutRedis};
 
 mod keep;
 
-static TAKE: LazyLock<RedisScript> =
-    LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
+static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
 
 /// The time that a lease lasts after it was taken or renewed.
 const LASTS: Duration = Duration::from_secs(5);
