@@ -64,6 +64,9 @@ impl<S> Fleet<S> {
 
     /// Notes a load by the gateway itself. Returns false if another gateway loads there already.
     pub(super) async fn begins_own_load(&self, flight: &Flight, member: &Member<S>) -> bool {
+        if let Some(loads) = &self.config.shared_loads {
+            loads.connected().await;
+        }
         let Some(beginning) = self.load_to_begin(flight, member, Scope::Server) else {
             return true;
         };

@@ -16,7 +16,7 @@ use std::time::Duration;
 use llamatower_layers::redis::{Redis, RedisScript};
 use llamatower_layers::store::StoreUnavailable;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
@@ -192,6 +192,11 @@ impl Loads {
                 Ok(BeginLoad::Yes(own))
             }
         }
+    }
+
+    /// Waits a moment for the connection: a gateway that has just started is not connected yet.
+    pub async fn connected(&self) {
+        let _ = timeout(EVERY, self.0.redis.connected()).await;
     }
 
     /// Exchanges loads until it is dropped. `tell` gets all loads of the other gateways each time; none if
