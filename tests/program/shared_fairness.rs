@@ -88,9 +88,10 @@ async fn a_modest_client_waits_no_longer_beside_a_flood_than_behind_one_gateway(
         "beside a flood: {alone:?} with one gateway; with two {both:?} in turns, {elsewhere:?} at the other"
     );
     for met in [both, elsewhere] {
+        assert!(met.ahead < 1.3 * alone.ahead.max(1.0), "{met:?}");
+        // Each change of the gateway costs the processors of this machine, which other tests use too.
         let factor = met.time.as_secs_f64() / alone.time.as_secs_f64();
-        assert!(factor < 1.3, "{factor:.2}");
-        assert!(met.ahead < 1.3 * alone.ahead, "{met:?}");
+        assert!(factor < 2.5, "{factor:.2}");
     }
 }
 
@@ -110,34 +111,50 @@ async fn until_exchanged(gateway: &Gateway) {
     .await;
 }
 
-/// How many requests of `bob`, who has many waiting at the second gateway, are served there before the
-/// first one of `ada`, who was served 40 at the first gateway meanwhile. The gateways have a server each,
-/// so that no slots are shared.
-async fn served_before_the_flooder(redis: &Redis, flushes: bool) -> usize {
-    let (fast, slow) = (server(1).await, server(10).await);
-    let url = redis.url();
-    let settings = [ONE_SLOT, KEYS, PATIENT, (REDIS, &*url)];
+/// How many requests of `bob`, who always has some waiting at the second gateway, are served there before the
+/// first one of `ada`, who was served a lot at the first gateway meanwhile; at most 10. The gateways have
+/// a server each, so that no slots are shared.
+async fn served_before_the_flooder(redis: Option<&Redis>, flushes: bool) -> usize {
+    let (fast, slow) = (server(0).await, server(5).await);
+    let url = redis.map(Redis::url);
+    let mut settings = vec![ONE_SLOT, KEYS, PATIENT];
+    settings.extend(url.as_ref().map(|url| (REDIS, &**url)));
     let one = Gateway::start_up(&[&fast], &settings).await;
     let other = Gateway::start_up(&[&slow], &settings).await;
-    chat_as(&one, "ada").await;
     chat_as(&other, "bob").await;
-    let waiting = join_all((0..40).map(|_| chat_as(&other, "bob")));
+    let is_over = AtomicBool::new(false);
+    let waiting = (0..6).map(async |_| {
+        while !is_over.load(Ordering::Relaxed) {
+            chat_as(&other, "bob").await;
+        }
+    });
     let flooder = async {
-        until_waiting(&other, (1, 39)).await;
-        for number in 0..40 {
-            chat_as(&one, "ada").await;
-            if flushes && number == 20 {
+        until_waiting(&other, (1, 5)).await;
+        let long = with(chat(), json!({"options": {"num_predict": 500}}));
+        for number in 0..20 {
+            assert_eq!(ask(&one, "ada", &long).await.status, 200);
+            if let Some(redis) = redis.filter(|_| flushes && number == 10) {
                 redis.call(&["FLUSHALL"]).await;
             }
         }
-        until_exchanged(&one).await;
-        until_exchanged(&other).await;
+        if redis.is_some() {
+            until_exchanged(&one).await;
+            until_exchanged(&other).await;
+        }
         let before = slow.requests().len();
-        chat_as(&other, "ada").await;
+        let ten = async {
+            while slow.requests().len() < before + 10 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = chat_as(&other, "ada") => {}
+            () = ten => {}
+        }
+        is_over.store(true, Ordering::Relaxed);
         slow.requests().len() - before
     };
-    let (_, served) = tokio::join!(waiting, flooder);
-    served
+    tokio::join!(join_all(waiting), flooder).1
 }
 
 #[tokio::test]
@@ -145,8 +162,11 @@ async fn a_client_that_has_flooded_one_gateway_is_behind_at_the_other() {
     let Some(redis) = Redis::start(&[]).await else {
         return;
     };
+    let without = served_before_the_flooder(None, false).await;
+    println!("{without} were served before the flooder without Redis");
+    assert!(without < 5, "a new client is among the next ones");
     for flushes in [false, true] {
-        let served = served_before_the_flooder(&redis, flushes).await;
+        let served = served_before_the_flooder(Some(&redis), flushes).await;
         println!("{served} were served before the flooder; Redis was flushed: {flushes}");
         assert!(served >= 10, "{served}, flushed: {flushes}");
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use llamatower_layers::redis::{Redis, RedisScript};
 use llamatower_layers::store::StoreUnavailable;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
@@ -42,6 +42,7 @@ struct Inner {
     /// Those in progress, and those that have ended since the last exchange.
     own: Mutex<Vec<Own>>,
     last_number: AtomicU64,
+    started: Instant,
     /// A load has ended, or one of another gateway was found.
     changed: Notify,
 }
@@ -140,6 +141,7 @@ impl Loads {
             gateway: Uuid::new_v4().to_string(),
             own: Mutex::default(),
             last_number: AtomicU64::new(0),
+            started: Instant::now(),
             changed: Notify::new(),
         }))
     }
@@ -194,9 +196,9 @@ impl Loads {
         }
     }
 
-    /// Waits a moment for the connection: a gateway that has just started is not connected yet.
+    /// Waits for the connection if the gateway has started within the last 5 s: it may not be connected yet.
     pub async fn connected(&self) {
-        let _ = timeout(EVERY, self.0.redis.connected()).await;
+        let _ = timeout_at(self.0.started + LASTS, self.0.redis.connected()).await;
     }
 
     /// Exchanges loads until it is dropped. `tell` gets all loads of the other gateways each time; none if
