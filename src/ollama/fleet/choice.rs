@@ -27,7 +27,6 @@ use super::permit::{Accounting, Permit};
 use super::wait_timer::WaitTimer;
 use super::{Fleet, KeepInMemory, MayLoad, SentNumCtx};
 use crate::client::Client;
-use crate::shared::Scope;
 
 /// What a request waits for before a backend is chosen. Most requests do not wait.
 #[derive(Default)]
@@ -164,8 +163,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
         let slot = permit.slot();
+        let chosen = slot.line.map_or(since, |line| line.now);
         let load = slot.flight();
-        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), Scope::Model));
+        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), Some(chosen)));
         let lease = self.to_lease(slot);
         if lease.is_none() && load.is_none() {
             return Poll::Ready(Ok(self.chosen(permit, request)));

@@ -24,6 +24,8 @@ struct Known {
     load: LoadElsewhere,
     /// Whether it counts in the policy.
     counts: bool,
+    /// When the policy was told of its state.
+    told: Instant,
 }
 
 impl LoadsElsewhere {
@@ -31,9 +33,17 @@ impl LoadsElsewhere {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all(&self) -> Vec<LoadElsewhere> {
+    /// Those that a choice at this time has considered.
+    fn considered(&self, chosen: Instant) -> Vec<LoadElsewhere> {
         let known = self.lock();
-        known.iter().map(|known| known.load.clone()).collect()
+        let known = known.iter().filter(|known| known.told <= chosen);
+        known.map(|known| known.load.clone()).collect()
+    }
+
+    fn complete(&self) -> Vec<LoadElsewhere> {
+        let known = self.lock();
+        let known = known.iter().filter(|known| known.load.is_complete);
+        known.map(|known| known.load.clone()).collect()
     }
 }
 
@@ -45,18 +55,24 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// The loads of the gateways and what is needed to begin one, for a request that loads its model.
+    /// Asks whether a load may begin, for a request that loads its model; `chosen` is the time of the choice.
+    /// Without one it is a load by the gateway itself.
     pub(super) fn load_to_begin(
         &self,
         flight: &Flight,
         member: &Member<S>,
-        scope: Scope,
+        chosen: Option<Instant>,
     ) -> Option<impl Future<Output = Result<BeginLoad, StoreUnavailable>> + Send + use<S>> {
         let loads: Loads = self.config.shared_loads.clone()?;
         if !flight.loads() {
             return None;
         }
-        let (server, known) = (member.backend.name().clone(), self.loads_elsewhere.all());
+        let server = member.backend.name().clone();
+        let (scope, known) = match chosen {
+            Some(chosen) => (Scope::Model, self.loads_elsewhere.considered(chosen)),
+            // While another gateway loads on the server, it is not the time.
+            None => (Scope::Server, self.loads_elsewhere.complete()),
+        };
         // Clients can write a name in capitals too.
         let model = flight.model().full().to_ascii_lowercase();
         Some(async move { loads.begin(&server, &model, scope, &known).await })
@@ -67,7 +83,7 @@ impl<S> Fleet<S> {
         if let Some(loads) = &self.config.shared_loads {
             loads.connected().await;
         }
-        let Some(beginning) = self.load_to_begin(flight, member, Scope::Server) else {
+        let Some(beginning) = self.load_to_begin(flight, member, None) else {
             return true;
         };
         match beginning.await {
@@ -108,16 +124,17 @@ impl<S> Fleet<S> {
                     has_changed |= before.counts;
                     self.end_load(before, true);
                     before.load.is_complete = true;
-                    before.counts = false;
+                    (before.counts, before.told) = (false, Instant::now());
                 }
                 None => {
                     let mut new = Known {
                         counts: self.begin_load_elsewhere(&load),
                         load,
+                        told: Instant::now(),
                     };
                     if new.load.is_complete {
                         self.end_load(&new, true);
-                        new.counts = false;
+                        (new.counts, new.told) = (false, Instant::now());
                     }
                     known.push(new);
                     has_changed = true;
