@@ -160,6 +160,7 @@ impl FullLanes {
 }
 
 /// What came of a slot.
+#[allow(clippy::large_enum_variant, reason = "it is matched where it is made")]
 pub(super) enum Leased<S> {
     /// It can be used.
     Yes(queue::Permit<Dispatcher<S>>),
