@@ -319,6 +319,14 @@ impl Gateway {
             let dividing = dividing.each(move |number| fleet.divide_slots(number));
             tasks.spawn(stopped.clone().run_until_cancelled_owned(dividing));
         }
+        if let Some(service) = sharing.service() {
+            let (fleet, stopped) = (fleet.clone(), stopped.clone());
+            tasks.spawn(async move {
+                let sharing =
+                    async { tokio::join!(fleet.share_fairness(service), fleet.share_loads()) };
+                stopped.run_until_cancelled(sharing).await;
+            });
+        }
         if let Some(usage) = self.kept.shared_usage.clone() {
             tasks.spawn(stopped.clone().run_until_cancelled_owned(usage.run()));
         }
@@ -362,6 +370,7 @@ impl Gateway {
         config.shares = self.live.shares.clone();
         config.cordons = self.kept.cordons.cordons();
         config.leases = self.sharing.leases().cloned();
+        config.shared_loads = self.sharing.loads().cloned();
         config.loads = Some(Arc::new(Arc::downgrade(self.telemetry.metrics())));
         let (settings, access) = (self.settings.clone(), self.access.clone());
         let telemetry = self.telemetry.of_attempts();

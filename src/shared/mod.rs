@@ -1,17 +1,20 @@
-//! What several gateways share: limits, usage and cordons, through Redis; or each has its part.
+//! What several gateways share: limits, slots, fairness, loads, usage and cordons, through Redis; or each has its part.
 //!
 //! ```text
 //! requests ── Rates, Tokens ──▶ Redis       (each call within LLAMATOWER_REDIS_TIMEOUT)
 //!                └ no answer: pass, refuse, or this gateway's part in memory
-//! choice of a server ── Leases ──▶ Redis            (the same)
+//! choice of a server ── Leases, Loads ──▶ Redis     (the same)
+//! each 250 ms: what clients have received ◀──▶ Redis
 //! each second: members, cordons ◀──▶ Redis       half a second after a change: usage ──▶ Redis
 //! ```
 //!
 //! Without Redis, and with `LLAMATOWER_PEERS`, each gateway has its part of the limits all the time. Without
 //! either, all of this is off, and costs nothing.
 
+mod fairness;
 mod gateways;
 mod leases;
+mod loads;
 mod members;
 mod observer;
 mod peers;
@@ -33,8 +36,10 @@ use llamatower_layers::redis::{
 use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::MemoryStore;
 
+pub(crate) use fairness::{CounterId, MOST_COUNTERS, MOST_ROWS, Served, SharedService};
 pub use gateways::Gateways;
 pub use leases::{Claim, Lease, Leases};
+pub use loads::{BeginLoad, LoadElsewhere, Loads, OwnLoad, Scope};
 pub use members::Membership;
 pub use peers::{Peers, PeersName};
 pub use registered::{About, Member, Members, Registered};
@@ -84,6 +89,7 @@ pub struct Sharing {
     redis: Option<Redis>,
     peers: Option<PeersName>,
     leases: Option<Leases>,
+    loads: Option<Loads>,
     gateways: Gateways,
     registered: Registered,
     rates: WithoutRedis,
@@ -113,6 +119,7 @@ impl Sharing {
             .map(|redis| Leases::new(redis, gateways.clone(), sharing.slots_without_redis));
         Self {
             deadline: redis.as_ref().map(|_| sharing.redis_timeout),
+            loads: redis.clone().map(Loads::new),
             redis,
             leases,
             peers: sharing.peers.clone(),
@@ -131,6 +138,16 @@ impl Sharing {
     /// The leases of slots, if there is a Redis.
     pub fn leases(&self) -> Option<&Leases> {
         self.leases.as_ref()
+    }
+
+    /// The loads of models, if there is a Redis.
+    pub fn loads(&self) -> Option<&Loads> {
+        self.loads.as_ref()
+    }
+
+    /// What gateways have served to clients, if there is a Redis.
+    pub(crate) fn service(&self) -> Option<SharedService> {
+        self.redis.clone().map(SharedService::new)
     }
 
     /// The number of gateways that divide limits where they do not share them.

@@ -39,6 +39,8 @@ mod reload;
 mod replicas;
 mod reported_load;
 mod secrecy;
+mod shared_fairness;
+mod shared_loads;
 mod shared_slots;
 mod simulate;
 mod starts;

@@ -15,7 +15,7 @@ use crate::harness::{
 pub(crate) const REDIS: &str = "LLAMATOWER_REDIS_URL";
 const RATE: &str = "LLAMATOWER_KEY_RATE_LIMIT";
 /// The keys `ada-secret` and `bob-secret`.
-const KEYS: (&str, &str) = (
+pub(crate) const KEYS: (&str, &str) = (
     "LLAMATOWER_API_KEYS",
     "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99",
 );
@@ -66,7 +66,7 @@ async fn passed(gateways: &[Gateway; 2], requests: usize, refusal: u16) -> usize
     statuses.iter().filter(|status| **status == 200).count()
 }
 
-async fn ask(gateway: &Gateway, key: &str, body: &Value) -> Answer {
+pub(crate) async fn ask(gateway: &Gateway, key: &str, body: &Value) -> Answer {
     let request = gateway.post_request("/api/chat", body);
     send(request.bearer_auth(format!("{key}-secret"))).await
 }

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::queue::{Shared, TicketState, Wakers};
-use super::{ClassSnapshot, Dispatch, Queue, WaiterSnapshot};
+use super::{ClassSnapshot, Dispatch, Line, Queue, WaiterSnapshot};
 use crate::BoxError;
 
 impl<D: Dispatch> Queue<D> {
@@ -28,6 +28,12 @@ impl<D: Dispatch> Queue<D> {
     pub fn waiters(&self, most: usize) -> Vec<WaiterSnapshot<D::Class, D::Key>> {
         let now = Instant::now();
         self.shared.state().class_queues.waiters(now, most)
+    }
+
+    /// The line of the waiter that is next in a class; `None` if none waits.
+    pub fn next_line(&self, class: &D::Class) -> Option<Line> {
+        let now = Instant::now();
+        self.shared.state().class_queues.next_line(now, class)
     }
 
     /// Ends the wait of a request with an error, by the number of its [`WaiterSnapshot`]. Returns

@@ -2,13 +2,15 @@
 
 use tokio::time::Instant;
 
+use super::Priority;
+
 /// The line of a class at the time when a slot is asked for. See
 /// [`Dispatch::try_take`](super::Dispatch::try_take).
 ///
 /// A dispatcher that knows the line can weigh a slot that is free now against a better one that
 /// becomes free soon: `waiting` is how many requests need a slot, `now - since` is how long this
 /// one has waited already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Line {
     /// The time of the call, the same for all calls of one round.
@@ -23,6 +25,12 @@ pub struct Line {
     /// When this request arrived; for a retried request, when its first attempt arrived
     /// ([`Entry::with_arrival`](super::Entry::with_arrival)).
     pub since: Instant,
+    /// The priority of this request with its ageing: 0 is overdue, and a lower level is served first.
+    pub level: usize,
+    /// The counter of its key, in tokens for each unit of weight: of the same level, a lower counter is
+    /// served first. For a request that has just arrived it is 0 unless the queue
+    /// [exchanges service](super::Queue::with_exchange).
+    pub counter: f64,
 }
 
 impl Line {
@@ -34,6 +42,8 @@ impl Line {
             own: 1,
             keys: 1,
             since: now,
+            level: Priority::Normal as usize + 1,
+            counter: 0.0,
         }
     }
 

@@ -24,6 +24,7 @@
 //! - The expected wait is the number of requests ahead, times the service time of the class (a
 //!   moving average of how long its slots were held), divided by the number of slots that the class
 //!   holds.
+//! - Queues of several processes can count what the others have served ([`Queue::with_exchange`]).
 //! - [`Queue::waiters`] shows who waits, and [`Queue::cancel`] ends a wait with an error.
 //! - A dropped [`Ticket`] leaves the queue at once. A retried request keeps its position through
 //!   its [`Arrival`].
@@ -121,6 +122,7 @@
 
 mod entry;
 mod error;
+mod exchange;
 mod future;
 mod inspect;
 mod layer;
@@ -141,7 +143,7 @@ pub use error::{KeyQueueFull, QueueFull, QueueTimeout};
 pub use future::QueueFuture;
 pub use layer::QueueLayer;
 pub use line::Line;
-pub use machine::{ClassSnapshot, QueuePosition, WaiterSnapshot};
+pub use machine::{ClassSnapshot, QueuePosition, Raise, Service, WaiterSnapshot};
 pub use permit::{Meter, Permit};
 pub use queue::{Dispatch, Queue};
 pub use service::QueueService;

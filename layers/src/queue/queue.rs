@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use foldhash::HashMap;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::entry::Entry;
@@ -80,6 +81,7 @@ impl<D: Dispatch> Queue<D> {
             shared: Arc::new(Shared {
                 dispatch,
                 state: Mutex::new(state),
+                has_new_keys: Notify::new(),
             }),
         }
     }
@@ -151,7 +153,11 @@ impl<D: Dispatch> Queue<D> {
         let state = &mut *guard;
         let take = |request: &D::Request, line| shared.dispatch.try_take(&class, request, line);
         if let Some(slot) = state.class_queues.admit(now, &class, &entry, take)? {
+            let has_new_keys = state.class_queues.take_has_new_keys();
             drop(guard);
+            if has_new_keys {
+                shared.has_new_keys.notify_one();
+            }
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
         let (charge, own_deadline) = (entry.charge, entry.deadline);
@@ -159,9 +165,13 @@ impl<D: Dispatch> Queue<D> {
         let id = position.id;
         state.tickets.insert(id, TicketState::Waiting(None));
         shared.report_waiting(state, &class);
+        let has_new_keys = state.class_queues.take_has_new_keys();
         let max_wait = state.class_queues.rules().max_wait;
         let latest = max_wait.and_then(|wait| now.checked_add(wait));
         drop(guard);
+        if has_new_keys {
+            shared.has_new_keys.notify_one();
+        }
         let deadline = latest.into_iter().chain(own_deadline).min();
         let wait = Wait {
             shared: shared.clone(),
@@ -221,6 +231,7 @@ impl<D: Dispatch> fmt::Debug for Queue<D> {
 pub(super) struct Shared<D: Dispatch> {
     dispatch: D,
     state: Mutex<State<D>>,
+    pub(super) has_new_keys: Notify,
 }
 
 pub(super) struct State<D: Dispatch> {

@@ -20,7 +20,7 @@ use super::dispatch::{Class, Dispatcher, Need};
 use super::estimates::Expected;
 use super::explain::LatestChoice;
 use super::flight::Flight;
-use super::leasing::{Leased, Leasing};
+use super::leasing::{Leased, Leasing, ToTake};
 use super::not_found::ModelNotFound;
 use super::observe::Observed;
 use super::permit::{Accounting, Permit};
@@ -38,7 +38,7 @@ pub enum Wait<S> {
     Model(Pin<Box<dyn Future<Output = ()> + Send>>, WaitTimer),
     /// The request is in the queue for a slot, since this time.
     Slot(Box<Ticket<Dispatcher<S>>>, WaitTimer, Instant),
-    /// The slot that it has got is not leased yet.
+    /// The slot that it has got is not leased yet, or the other gateways are not told of its load.
     Lease(Box<Leasing<S>>),
 }
 
@@ -85,8 +85,7 @@ where
                 return self.lease(permit?, since, timer, wait, request, cx);
             }
             Wait::Lease(leasing) => {
-                let arrived = arrival(request, leasing.since);
-                let leased = ready!(leasing.poll(self, arrived, cx));
+                let leased = ready!(leasing.poll(self, cx));
                 *wait = Wait::Start;
                 return match leased {
                     Leased::Yes(permit) => Poll::Ready(Ok(self.chosen(permit, request))),
@@ -153,7 +152,7 @@ where
         self.enter(class, entry, since, wait, request, cx)
     }
 
-    /// Leases the slot, if gateways share it.
+    /// Leases the slot, if gateways share it, and tells them of the load.
     fn lease(
         &self,
         permit: queue::Permit<Dispatcher<S>>,
@@ -163,11 +162,15 @@ where
         request: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
-        let Some((leases, claim)) = self.to_lease(permit.slot()) else {
+        let slot = permit.slot();
+        let chosen = slot.line.map_or(since, |line| line.now);
+        let load = slot.flight();
+        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), Some(chosen)));
+        let lease = self.to_lease(slot);
+        if lease.is_none() && load.is_none() {
             return Poll::Ready(Ok(self.chosen(permit, request)));
-        };
-        let times = (arrival(request, since), since);
-        let leasing = Leasing::start(leases, claim, permit, times, timer);
+        }
+        let leasing = Leasing::start(ToTake { lease, load }, permit, since, timer);
         *wait = Wait::Lease(Box::new(leasing));
         self.poll_choose(wait, request, cx)
     }

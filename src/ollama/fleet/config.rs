@@ -19,7 +19,7 @@ use super::router::LoadObserver;
 use super::rules::ServerRules;
 use crate::client::Client;
 use crate::ollama::upstream::Access;
-use crate::shared::Leases;
+use crate::shared::{Leases, Loads};
 
 /// The configuration of a fleet.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +48,8 @@ pub struct FleetConfig {
     pub cordons: Cordons,
     /// The leases of configured slots, if gateways share them.
     pub leases: Option<Leases>,
+    /// The loads of models, if gateways know those of each other.
+    pub shared_loads: Option<Loads>,
     /// The shares of clients that differ from the default.
     pub shares: Live<BTreeMap<Arc<str>, Share>>,
 }

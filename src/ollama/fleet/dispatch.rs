@@ -107,6 +107,7 @@ impl<S> Dispatcher<S> {
         let flight = Flight::new(model.clone(), grant, self.router.clone());
         let member = members.by_id(grant.server)?;
         let mut slot = member.take(Some(flight));
+        slot.line = Some(line);
         if grant.is_trial {
             slot.begin_trial();
         }

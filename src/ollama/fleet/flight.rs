@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::policy::{Grant, Report, SlotsLearned};
 use super::router::Router;
-use crate::shared::Lease;
+use crate::shared::{Lease, OwnLoad};
 
 /// A request that runs a model. It ends for the policy when the last clone is dropped: a load may
 /// outlive the request that began it.
@@ -22,6 +22,8 @@ struct Inner {
     report: Mutex<Option<Report>>,
     /// The slot, if gateways share it.
     lease: Mutex<Option<Lease>>,
+    /// The load, if other gateways know of it, until it is complete.
+    load: Mutex<Option<OwnLoad>>,
 }
 
 impl Flight {
@@ -33,6 +35,7 @@ impl Flight {
             router,
             report: Mutex::default(),
             lease: Mutex::default(),
+            load: Mutex::default(),
         }))
     }
 
@@ -75,6 +78,11 @@ impl Flight {
             (learned, has_changed, policy.waiting(&inner.model))
         });
         inner.log_slots(learned);
+        let mut load = inner.load.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(load) = load.take() {
+            load.complete();
+        }
+        drop(load);
         (has_changed, waiting)
     }
 
@@ -88,6 +96,11 @@ impl Flight {
     /// Keeps the lease of the slot until the request ends.
     pub(super) fn hold(&self, lease: Lease) {
         *self.0.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+    }
+
+    /// Keeps the load until it is complete or the request ends.
+    pub(super) fn hold_load(&self, load: OwnLoad) {
+        *self.0.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
     }
 
     /// Keeps what the response said at its end.

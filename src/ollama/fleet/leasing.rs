@@ -2,24 +2,26 @@
 //!
 //! The slot is taken with the choice, as always, and then leased. If the other gateways use all slots of
 //! the server, it counts as full until Redis says that there is room, and the request goes back to its
-//! place in the queue.
+//! place in the queue. A request that loads its model is sent once the gateways know of the load; if
+//! another one loads it already, the request goes back too.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use llamatower_layers::queue::Line;
 use llamatower_layers::store::StoreUnavailable;
 use llamatower_layers::{ModelName, queue};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::dispatch::Dispatcher;
+use super::dispatch::{Class, Dispatcher};
 use super::member::Slot;
 use super::policy::ServerId;
 use super::wait_timer::WaitTimer;
 use super::{Fleet, SlotRule};
-use crate::shared::{Claim, Lease, Leases};
+use crate::shared::{BeginLoad, Claim, Lease, Leases, LoadElsewhere, OwnLoad};
 
 /// A full server is asked for again after this part of the time since it is full, so that the wait adds
 /// little to that of a slot.
@@ -31,14 +33,34 @@ const LONGEST: Duration = Duration::from_millis(250);
 /// A request that waits for its lease.
 pub struct Leasing<S> {
     permit: Option<queue::Permit<Dispatcher<S>>>,
-    claim: Claim,
+    claim: Option<Claim>,
     taking: Pin<Box<Taking>>,
     pub(super) since: Instant,
     /// Measures the wait, if the request has waited for a slot.
     timer: Option<WaitTimer>,
 }
 
-type Taking = dyn Future<Output = Result<Option<Lease>, StoreUnavailable>> + Send;
+type Taking = dyn Future<Output = Result<Taken, StoreUnavailable>> + Send;
+
+/// What Redis has said.
+enum Taken {
+    Yes {
+        lease: Option<Lease>,
+        load: Option<OwnLoad>,
+    },
+    /// Other gateways use all slots.
+    Full,
+    /// Another gateway loads the model; these are all loads by others.
+    LoadsElsewhere(Vec<LoadElsewhere>),
+}
+
+/// What a request needs from Redis before it is sent.
+pub(super) struct ToTake<'a, L> {
+    /// A lease of its slot.
+    pub(super) lease: Option<(&'a Leases, Claim)>,
+    /// The consent to its load.
+    pub(super) load: Option<L>,
+}
 
 /// A model on a server whose slots are used by other gateways.
 #[derive(Debug)]
@@ -46,8 +68,6 @@ struct FullLane {
     server: ServerId,
     model: ModelName,
     claim: Claim,
-    /// When the request arrived that was refused last.
-    arrived: Instant,
     since: Instant,
     /// When Redis is asked again.
     next: Instant,
@@ -77,20 +97,16 @@ impl FullLanes {
     }
 
     /// Notes a refusal.
-    fn add(&self, server: ServerId, model: &ModelName, claim: Claim, arrived: Instant) {
+    fn add(&self, server: ServerId, model: &ModelName, claim: Claim) {
         let now = Instant::now();
         let mut lanes = self.lock();
         let mut known = lanes.iter_mut();
         match known.find(|lane| lane.server == server && lane.model == *model) {
-            Some(lane) => {
-                lane.arrived = arrived;
-                lane.next = now + ask_again_after(now - lane.since);
-            }
+            Some(lane) => lane.next = now + ask_again_after(now - lane.since),
             None => lanes.push(FullLane {
                 server,
                 model: model.clone(),
                 claim,
-                arrived,
                 since: now,
                 next: now + SHORTEST,
             }),
@@ -129,7 +145,7 @@ impl FullLanes {
     }
 
     /// The lanes that are to be asked for now. The next time is set.
-    fn due(&self) -> Vec<(ServerId, ModelName, Claim, Instant, Duration)> {
+    fn due(&self) -> Vec<(ServerId, ModelName, Claim, Duration)> {
         let now = Instant::now();
         let mut lanes = self.lock();
         let due = lanes.iter_mut().filter(|lane| lane.next <= now);
@@ -137,13 +153,14 @@ impl FullLanes {
             let again = ask_again_after(now - lane.since);
             lane.next = now + again;
             let (model, claim) = (lane.model.clone(), lane.claim.clone());
-            (lane.server, model, claim, lane.arrived, counts_for(again))
+            (lane.server, model, claim, counts_for(again))
         })
         .collect()
     }
 }
 
 /// What came of a slot.
+#[allow(clippy::large_enum_variant, reason = "it is matched where it is made")]
 pub(super) enum Leased<S> {
     /// It can be used.
     Yes(queue::Permit<Dispatcher<S>>),
@@ -152,20 +169,44 @@ pub(super) enum Leased<S> {
 }
 
 impl<S> Leasing<S> {
-    /// Leases the slot of a request that has arrived, and entered the queue, at these times.
-    pub(super) fn start(
-        leases: &Leases,
-        claim: Claim,
+    /// Takes what a request needs that is in the queue since this time.
+    pub(super) fn start<L>(
+        to_take: ToTake<'_, L>,
         permit: queue::Permit<Dispatcher<S>>,
-        (arrived, since): (Instant, Instant),
+        since: Instant,
         timer: Option<WaitTimer>,
-    ) -> Self {
-        let (leases, claimed) = (leases.clone(), claim.clone());
-        let waits = counts_for(SHORTEST);
+    ) -> Self
+    where
+        L: Future<Output = Result<BeginLoad, StoreUnavailable>> + Send + 'static,
+    {
+        let ToTake { lease, load } = to_take;
+        let claim = lease.as_ref().map(|(_, claim)| claim.clone());
+        let lease = lease.map(|(leases, claim)| (leases.clone(), claim));
+        let line = permit.slot().line;
+        let line = line.unwrap_or_else(|| Line::arriving(since));
         Self {
             permit: Some(permit),
             claim,
-            taking: Box::pin(async move { leases.take(claimed, arrived, waits).await }),
+            taking: Box::pin(async move {
+                let load = match load {
+                    // Without Redis each gateway loads what it needs.
+                    Some(load) => load.await.ok(),
+                    None => None,
+                };
+                let load = match load {
+                    Some(BeginLoad::Elsewhere(others)) => return Ok(Taken::LoadsElsewhere(others)),
+                    Some(BeginLoad::Yes(load)) => Some(load),
+                    None => None,
+                };
+                let Some((leases, claim)) = lease else {
+                    return Ok(Taken::Yes { lease: None, load });
+                };
+                let lease = leases.take(claim, line, counts_for(SHORTEST)).await?;
+                Ok(match lease {
+                    Some(_) => Taken::Yes { lease, load },
+                    None => Taken::Full,
+                })
+            }),
             since,
             timer,
         }
@@ -175,7 +216,6 @@ impl<S> Leasing<S> {
     pub(super) fn poll(
         &mut self,
         fleet: &Fleet<S>,
-        arrived: Instant,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Leased<S>> {
         let taken = std::task::ready!(self.taking.as_mut().poll(cx));
@@ -189,16 +229,30 @@ impl<S> Leasing<S> {
         };
         let (server, model) = (flight.grant().server, flight.model());
         std::task::Poll::Ready(match taken {
-            Ok(Some(lease)) => {
-                fleet.full_lanes.note_granted(server, model);
-                flight.hold(lease);
+            Ok(Taken::Yes { lease, load }) => {
+                if let Some(load) = load {
+                    flight.hold_load(load);
+                }
+                if let Some(lease) = lease {
+                    fleet.full_lanes.note_granted(server, model);
+                    flight.hold(lease);
+                }
                 Leased::Yes(permit)
             }
-            Ok(None) => {
+            Ok(Taken::LoadsElsewhere(others)) => {
+                // First, or the next request in the queue begins another load.
+                fleet.note_loads(others);
+                permit.slot().member().refresh_resident();
+                drop(flight);
+                permit.unused();
+                Leased::No(self.since)
+            }
+            Ok(Taken::Full) => {
                 // First, or the next request in the queue gets the slot, and is refused too.
                 fleet.mark_full(server, model, true);
-                let claim = self.claim.clone();
-                fleet.full_lanes.add(server, model, claim, arrived);
+                if let Some(claim) = self.claim.clone() {
+                    fleet.full_lanes.add(server, model, claim);
+                }
                 if flight.loads() {
                     // The policy has counted the load, and the models that it unloads.
                     permit.slot().member().refresh_resident();
@@ -272,17 +326,23 @@ impl<S> Fleet<S> {
                 () = leases.were_released() => self.full_lanes.hurry(),
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
-            for (server, model, claim, arrived, waits) in self.full_lanes.due() {
-                let is_wanted = self.router.change(|policy| policy.waiting(&model)) > 0;
-                let is_full = is_wanted
-                    && leases.is_sharing()
-                    && match leases.has_room(&claim, arrived, waits).await {
+            for (server, model, claim, waits) in self.full_lanes.due() {
+                let class = Class {
+                    model: Some(model.clone()),
+                    runs_model: true,
+                };
+                let line = self.queue.next_line(&class);
+                let line = line.filter(|_| leases.is_sharing());
+                let is_full = match line {
+                    None => false,
+                    Some(line) => match leases.has_room(&claim, line, waits).await {
                         Ok(has_room) => !has_room,
                         Err(_) => {
                             self.divide_slots_now();
                             false
                         }
-                    };
+                    },
+                };
                 if !is_full {
                     self.full_lanes.remove(server, &model);
                     self.mark_full(server, &model, false);

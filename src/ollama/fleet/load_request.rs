@@ -21,20 +21,36 @@ use super::policy::{Grant, Phases, Report};
 const GENERATE: &str = "/api/generate";
 const EMBED: &str = "/api/embed";
 
+/// Why a model was not loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NotLoaded {
+    /// Another gateway loads a model on the server.
+    LoadsElsewhere,
+    /// What the server said, and what to do.
+    Failed(String),
+}
+
 impl<S> Fleet<S> {
     /// Loads a model on a server, and tells the policy, which has given the `grant`. Returns the time
     /// of the load.
     ///
     /// # Errors
-    /// What the server said, and what to do.
+    /// Another gateway loads it, or what the server said, and what to do.
     pub(super) async fn load_now(
         &self,
         member: &Arc<Member<S>>,
         model: &ModelName,
         for_ever: bool,
         grant: Option<Grant>,
-    ) -> Result<Duration, String> {
+    ) -> Result<Duration, NotLoaded> {
         let flight = grant.map(|grant| Flight::new(model.clone(), grant, self.router.clone()));
+        if let Some(flight) = &flight
+            && !self.begins_own_load(flight, member).await
+        {
+            // The policy has counted the models that it unloads.
+            member.refresh_resident();
+            return Err(NotLoaded::LoadsElsewhere);
+        }
         let begun = Instant::now();
         let loaded = self.send_load(member, model, for_ever).await;
         if let (Ok(load), Some(flight)) = (&loaded, &flight) {
@@ -45,7 +61,7 @@ impl<S> Fleet<S> {
         drop(flight);
         member.refresh_resident();
         self.queue.slots_changed();
-        loaded.map(|_| begun.elapsed())
+        loaded.map(|_| begun.elapsed()).map_err(NotLoaded::Failed)
     }
 
     /// The time of the load, if the server tells it.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use llamatower_layers::breaker::{Breaker, Token};
+use llamatower_layers::queue::Line;
 use tokio::time::Instant;
 
 use super::backend::Backend;
@@ -50,6 +51,8 @@ pub struct Slot<S> {
     token: Mutex<Option<Token>>,
     /// The number of other backends that were not tried yet.
     pub(super) left: usize,
+    /// The place of the request in the queue when it got the slot.
+    pub(super) line: Option<Line>,
 }
 
 impl<S> Member<S> {
@@ -91,6 +94,7 @@ impl<S> Member<S> {
             is_trial: false,
             token: Mutex::default(),
             left: 0,
+            line: None,
         }
     }
 

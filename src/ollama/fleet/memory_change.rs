@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http::StatusCode;
 use llamatower_layers::ModelName;
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Fleet;
-use super::load_request::error_text;
+use super::load_request::{NotLoaded, error_text};
 use super::member::Member;
 use super::policy::{Grant, OwnLoad};
 
@@ -111,14 +111,20 @@ impl<S> Fleet<S> {
         if member.installed(model).is_none() {
             return Err(MemoryChangeFailed::NotInstalled);
         }
-        let begun = timeout(PATIENCE, self.begin_for_operator(member, model)).await;
-        let grant = match begun.map_err(|_| MemoryChangeFailed::Busy)?? {
-            Begun::Load(grant) => Some(grant),
-            Begun::LoadUnseen => None,
-            Begun::InMemory => return Ok(()),
-        };
-        let loaded = self.load_now(member, model, false, grant).await;
-        loaded.map(drop).map_err(MemoryChangeFailed::Failed)
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let begun = timeout_at(deadline, self.begin_for_operator(member, model)).await;
+            let grant = match begun.map_err(|_| MemoryChangeFailed::Busy)?? {
+                Begun::Load(grant) => Some(grant),
+                Begun::LoadUnseen => None,
+                Begun::InMemory => return Ok(()),
+            };
+            match self.load_now(member, model, false, grant).await {
+                Ok(_) => return Ok(()),
+                Err(NotLoaded::Failed(reason)) => return Err(MemoryChangeFailed::Failed(reason)),
+                Err(NotLoaded::LoadsElsewhere) => sleep(LOOK_AGAIN).await,
+            }
+        }
     }
 
     /// Waits until the policy allows the load.

@@ -12,6 +12,7 @@ mod dispatch;
 mod drift;
 pub(crate) mod estimates;
 mod explain;
+mod fairness;
 mod flight;
 mod inventory;
 mod known;
@@ -29,6 +30,7 @@ mod preload;
 mod resolve;
 mod router;
 mod rules;
+mod shared_loads;
 mod status;
 mod supervise;
 mod targets;
@@ -87,6 +89,7 @@ use member::Member;
 use policy::ServerSpec;
 pub(crate) use resolve::Resolver;
 use router::Router;
+use shared_loads::LoadsElsewhere;
 
 type MakeService<S> = dyn Fn(&Arc<Backend>, &Breaker) -> S + Send + Sync;
 
@@ -100,6 +103,7 @@ pub struct Fleet<S> {
     router: Router,
     estimates: Arc<Estimates>,
     full_lanes: FullLanes,
+    loads_elsewhere: LoadsElsewhere,
     config: FleetConfig,
     /// The gateway begins no load by itself any more.
     is_draining: AtomicBool,
@@ -137,12 +141,16 @@ impl<S> Fleet<S> {
             vec![Arc::new(member)]
         });
         let catalogue = Arc::new(Catalogue::new(members.collect()));
+        let queue = Dispatcher::new(catalogue.clone(), router.clone());
+        let queue = config.queue.queue(queue);
         Self {
-            queue: config
-                .queue
-                .queue(Dispatcher::new(catalogue.clone(), router.clone())),
+            queue: match config.leases {
+                Some(_) => queue.with_exchange(),
+                None => queue,
+            },
             estimates: Arc::default(),
             full_lanes: FullLanes::default(),
+            loads_elsewhere: LoadsElsewhere::default(),
             resolver: Resolver::new(&config.dns),
             hosts,
             make_service,

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Fleet;
 use super::inventory::Resident;
+use super::load_request::NotLoaded;
 use super::member::Member;
 use super::policy::{Grant, OwnLoad};
 use super::rules::Preload;
@@ -355,7 +356,9 @@ impl<S> Fleet<S> {
                 (row.expires, row.seen) = (None, backend.starts());
                 row.note_loaded();
             }
-            Err(reason) => {
+            // The policy knows of it now, and says when it has ended.
+            Err(NotLoaded::LoadsElsewhere) => row.state = PreloadState::Waiting,
+            Err(NotLoaded::Failed(reason)) => {
                 row.fail(backend.name(), &reason);
                 row.retry_later();
             }

@@ -15,6 +15,21 @@ pub(super) struct Account {
     /// The estimated cost of the requests in flight.
     estimated: f64,
     in_flight: usize,
+    /// The part of the settled cost that was not told to the other processes yet.
+    untold: f64,
+    pub(super) told: Told,
+}
+
+/// Whether the other processes, with which the queue exchanges service, are told of the key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is new.
+    #[default]
+    Never,
+    /// It is listed, to be told.
+    Listed,
+    /// They were told, as far as it was listed.
+    Yes,
 }
 
 impl Account {
@@ -28,9 +43,10 @@ impl Account {
         self.settled
     }
 
-    /// Whether it holds a slot.
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.in_flight > 0
+    /// Whether something would be lost without it: it holds a slot, or the other processes are to be
+    /// told of it.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.in_flight > 0 || self.told == Told::Listed
     }
 
     /// Begins at `start`, unless it has received more service than that.
@@ -53,9 +69,34 @@ impl Account {
             0 => 0.0,
             _ => (self.estimated - charge.units()).max(0.0),
         };
-        self.settled += match finished.cost {
+        let cost = match finished.cost {
             Some(tokens) => charge.units_of(tokens),
             None => charge.units(),
         };
+        self.settled += cost;
+        self.untold += cost;
+    }
+
+    /// The settled cost that the other processes know, and what is to be added. Both count as told
+    /// then.
+    pub(super) fn tell(&mut self) -> (f64, f64) {
+        self.told = Told::Yes;
+        let added = std::mem::take(&mut self.untold);
+        (self.settled - added, added)
+    }
+
+    /// Raises the settled cost to that which all processes together have served.
+    pub(super) fn raise(&mut self, served: f64) {
+        self.lift(served + self.untold);
+    }
+
+    /// Moves the account to another scale.
+    pub(super) fn shift(&mut self, by: f64) {
+        self.settled += by;
+    }
+
+    /// Whether there is something to tell.
+    pub(super) fn is_untold(&self) -> bool {
+        self.untold > 0.0
     }
 }

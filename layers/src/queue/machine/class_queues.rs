@@ -7,6 +7,7 @@ use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::class_queue::{ClassQueue, Head};
+use super::exchange::Exchange;
 use super::refusal::Check;
 use super::{
     Charge, ClassSnapshot, Delivery, Finished, Position, QueuePosition, Rules, Waiter,
@@ -29,16 +30,18 @@ pub type Offer<S> = Result<Option<S>, BoxError>;
 #[derive(Debug)]
 pub struct ClassQueues<C, K, R> {
     rules: Rules,
-    classes: HashMap<C, Class<K, R>>,
+    pub(super) classes: HashMap<C, Class<K, R>>,
     waiting: usize,
     last_id: u64,
     last_turn: u64,
     last_round: u64,
+    /// `None` if the service is not exchanged with other processes.
+    pub(super) exchange: Option<Exchange<C, K>>,
 }
 
 #[derive(Debug)]
-struct Class<K, R> {
-    class_queue: ClassQueue<K, R>,
+pub(super) struct Class<K, R> {
+    pub(super) class_queue: ClassQueue<K, R>,
     /// The turn in which its last waiter was served. Classes that share slots take turns.
     turn: u64,
     /// The last round in which there was no slot for it.
@@ -55,6 +58,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
             last_id: 0,
             last_turn: 0,
             last_round: 0,
+            exchange: None,
         }
     }
 
@@ -97,8 +101,15 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         {
             return Ok(None);
         }
+        let since = entry.arrival_at(now);
+        let counter = match (&self.exchange, &known) {
+            (Some(_), Some(known)) => known.class_queue.counter_of_newcomer(&entry.key),
+            _ => 0.0,
+        };
         let line = Line {
-            since: entry.arrival_at(now),
+            since,
+            level: self.rules.at(now).level(entry.priority, since),
+            counter,
             ..Line::arriving(now)
         };
         let Some(slot) = take(&entry.request, line)? else {
@@ -109,6 +120,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
             None => &mut self.class(class).class_queue,
         };
         class_queue.admit(&entry.key, entry.charge);
+        self.note_new(class, &entry.key);
         Ok(Some(slot))
     }
 
@@ -144,6 +156,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         }
         class_queue.push(&position, entry.charge, entry.request);
         self.waiting += 1;
+        self.note_new(class, &position.key);
         Ok(position)
     }
 
@@ -161,6 +174,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         if let Some(class) = self.classes.get_mut(class) {
             class.class_queue.finish(key, charge, finished);
         }
+        self.note_served(class, key);
     }
 
     /// Offers slots until no waiter can get one.
@@ -220,6 +234,13 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
                 });
             }
         }
+    }
+
+    /// The line of the waiter that is next in a class; `None` if none waits.
+    pub fn next_line(&self, now: Instant, class: &C) -> Option<Line> {
+        let class = self.classes.get(class)?;
+        let head = class.class_queue.head(self.rules.at(now))?;
+        Some(class.line(head, now)?.0)
     }
 
     /// Snapshots of all classes in use and those that are still remembered, in no order.
@@ -322,16 +343,24 @@ impl<K: Clone + Eq + Hash, R> Class<K, R> {
         now: Instant,
         offer: impl FnOnce(&R, Line) -> Offer<S>,
     ) -> Offer<S> {
-        let Some((since, request)) = self.class_queue.first(head) else {
-            return Ok(None);
-        };
+        match self.line(head, now) {
+            Some((line, request)) => offer(request, line),
+            None => Ok(None),
+        }
+    }
+
+    /// The line of the first waiter, and its request.
+    fn line(&self, head: Head, now: Instant) -> Option<(Line, &R)> {
+        let (since, request) = self.class_queue.first(head)?;
         let line = Line {
             now,
             waiting: self.class_queue.waiting(),
             own: self.class_queue.waiting_beside(head),
             keys: self.class_queue.keys_waiting(),
             since,
+            level: head.level(),
+            counter: head.counter(),
         };
-        offer(request, line)
+        Some((line, request))
     }
 }

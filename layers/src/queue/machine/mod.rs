@@ -46,12 +46,14 @@
 mod account;
 mod class_queue;
 mod class_queues;
+mod exchange;
 mod refusal;
 mod rules;
 mod snapshot;
 mod waiter;
 
 pub use class_queues::{ClassQueues, Offer};
+pub use exchange::{Raise, Service};
 pub use rules::Rules;
 pub use snapshot::{ClassSnapshot, QueuePosition, WaiterSnapshot};
 pub use waiter::{Charge, Delivery, Finished, Position, Waiter};

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bounds;
+mod exchange;
 mod fairness;
 mod inspect;
 mod interleavings;

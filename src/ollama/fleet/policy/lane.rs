@@ -29,7 +29,7 @@ pub enum Residency {
         /// The size of the context; `None` if the server does not tell.
         context: Option<u64>,
     },
-    /// A request of this gateway loads it, since this time.
+    /// A request of this gateway, or of another one, loads it since this time.
     Loading(Instant),
     /// It is not.
     Cold,

@@ -21,6 +21,7 @@ mod choose;
 mod context;
 mod cost;
 mod decisions;
+mod elsewhere;
 mod expected;
 mod lane;
 mod memory;
@@ -264,7 +265,7 @@ impl Policy {
             }
         }
         if flight.loads && flight.first_byte.is_none() {
-            self.not_loaded(flight.server, model, now);
+            self.not_loaded(flight.server, model, flight.sent, now);
         }
         let known = self.models.get_mut(model)?;
         let slots = known.end(&flight, report, weight, now);

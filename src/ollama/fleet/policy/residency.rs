@@ -216,15 +216,21 @@ impl Policy {
         });
     }
 
-    /// A request that should have loaded a model ended before its first byte.
-    pub(super) fn not_loaded(&mut self, id: ServerId, model: &ModelName, now: Instant) {
+    /// A request that should have loaded a model since this time ended before its first byte.
+    pub(super) fn not_loaded(
+        &mut self,
+        id: ServerId,
+        model: &ModelName,
+        since: Instant,
+        now: Instant,
+    ) {
         if let Some(server) = server(&mut self.servers, id)
-            && matches!(&server.loading, Some((loading, _)) if loading == model)
+            && matches!(&server.loading, Some((loading, at)) if loading == model && *at == since)
         {
             server.loading = None;
         }
         change_lane(&mut self.models, model, id, |lane| {
-            if matches!(lane.residency, Residency::Loading(_)) {
+            if lane.residency == Residency::Loading(since) {
                 lane.set_residency(Residency::Cold, now);
             }
         });

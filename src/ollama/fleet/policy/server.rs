@@ -52,9 +52,9 @@ pub(crate) struct Server {
     pub(crate) idle_since: Option<Instant>,
     /// The models in memory, as far as the gateway knows.
     pub(crate) residents: Vec<ModelName>,
-    /// The model that a request of this gateway loads, since this time.
+    /// The model that a request of this gateway, or of another one, loads since this time.
     pub(crate) loading: Option<(ModelName, Instant)>,
-    /// When a request of this gateway began a load last.
+    /// When such a request began a load last.
     pub(crate) last_load: Option<Instant>,
     /// Whether the server lists the models in its memory.
     pub(crate) tells_residents: bool,

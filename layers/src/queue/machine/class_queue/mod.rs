@@ -13,6 +13,7 @@ use super::account::Account;
 use super::{Charge, Finished, Position, Waiter};
 use crate::queue::Priority;
 
+mod exchange;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,8 @@ pub(in crate::queue::machine) struct ClassQueue<K, R> {
     /// The highest settled counter at which a request was served. Keys start here if no request
     /// waits.
     floor: f64,
+    /// The counters are on the scale of the processes that exchange service.
+    has_joined: bool,
 }
 
 /// The waiters of one key, by priority. There is at least one.
@@ -94,6 +97,11 @@ impl Head {
         self.rank.level
     }
 
+    /// The counter of its key.
+    pub(in crate::queue::machine) fn counter(&self) -> f64 {
+        self.rank.counter
+    }
+
     /// The time since when it ages, and its number: the smallest is the longest wait.
     pub(in crate::queue::machine) fn age(&self) -> (Instant, u64) {
         (self.rank.since, self.rank.id)
@@ -121,7 +129,7 @@ impl<R> Flow<R> {
         let (&(arrival, id), _) = self.waiters.first_key_value()?;
         let since = self.served.map_or(arrival, |served| arrival.max(served));
         Some(Rank {
-            level: (priority + 1).saturating_sub(ageing.steps(since)),
+            level: ageing.level_of(priority, since),
             counter,
             since,
             id,
@@ -137,6 +145,15 @@ pub(in crate::queue::machine) struct Ageing {
 }
 
 impl Ageing {
+    /// The level of a request of this priority that ages since this time.
+    pub(in crate::queue::machine) fn level(self, priority: Priority, since: Instant) -> usize {
+        self.level_of(priority as usize, since)
+    }
+
+    fn level_of(self, priority: usize, since: Instant) -> usize {
+        (priority + 1).saturating_sub(self.steps(since))
+    }
+
     fn steps(self, since: Instant) -> usize {
         let waited = self.now.saturating_duration_since(since);
         let Some(step) = self.step else { return 0 };
@@ -156,6 +173,7 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
             in_flight: 0,
             service: None,
             floor: 0.0,
+            has_joined: false,
         }
     }
 
@@ -407,10 +425,10 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         let settled = waiting.map(|key_queue| key_queue.account.settled());
         let least = settled.fold(self.floor, f64::min);
         self.idle
-            .retain(|_, account| account.is_in_flight() || account.settled() > least);
+            .retain(|_, account| account.is_in_use() || account.settled() > least);
         let idle = self.idle.values();
-        if idle.filter(|account| !account.is_in_flight()).count() > MAX_IDLE_KEYS {
-            self.idle.retain(|_, account| account.is_in_flight());
+        if idle.filter(|account| !account.is_in_use()).count() > MAX_IDLE_KEYS {
+            self.idle.retain(|_, account| account.is_in_use());
         }
         self.sweep_at = (2 * self.idle.len()).max(64);
     }

@@ -15,30 +15,20 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::HashMap;
+use llamatower_layers::queue::Line;
 use llamatower_layers::redis::{Redis, RedisScript};
 use llamatower_layers::store::StoreUnavailable;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::{Gateways, WithoutRedis};
 
-static TAKE: LazyLock<RedisScript> =
-    LazyLock::new(|| RedisScript::new(include_str!("lease_take.lua")));
-static RENEW: LazyLock<RedisScript> =
-    LazyLock::new(|| RedisScript::new(include_str!("lease_renew.lua")));
-static RELEASE: LazyLock<RedisScript> =
-    LazyLock::new(|| RedisScript::new(include_str!("lease_release.lua")));
+mod keep;
+
+static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
 
 /// The time that a lease lasts after it was taken or renewed.
 const LASTS: Duration = Duration::from_secs(5);
-/// The time between two renewals.
-const RENEW_EVERY: Duration = Duration::from_secs(1);
-/// After Redis was gone, slots are shared again after so many renewals in a row: until then the other
-/// gateways have added the leases that they hold.
-const RENEWALS: u32 = 3;
-/// The releases that can wait for Redis. Further ones are not sent, and end by themselves.
-const RELEASES: usize = 4096;
 /// Between the names of a server and of a model, which have no such character.
 const SEPARATOR: char = '\u{1f}';
 
@@ -170,20 +160,21 @@ impl Leases {
         })
     }
 
-    /// Takes a lease for a request that arrived at this time. Returns `None` if there is no room; then
-    /// this gateway counts as waiting for `waits`.
+    /// Takes a lease for a request with this place in the queue. Returns `None` if there is no room, also
+    /// because another gateway waits with a request that comes first; then this gateway counts as waiting
+    /// for `waits`.
     ///
     /// # Errors
     /// Redis does not answer.
     pub async fn take(
         &self,
         claim: Claim,
-        arrived: Instant,
+        line: Line,
         waits: Duration,
     ) -> Result<Option<Lease>, StoreUnavailable> {
         let mut lease = self.lease(claim, State::Asked);
         let name = self.name(lease.number);
-        let has_room = self.ask(&lease.claim, &name, arrived, waits).await?;
+        let has_room = self.ask(&lease.claim, &name, line, waits).await?;
         if has_room {
             lease.hold();
             Ok(Some(lease))
@@ -193,7 +184,7 @@ impl Leases {
         }
     }
 
-    /// Whether there is room for a request that arrived at this time. If not, this gateway counts as
+    /// Whether there is room for a request with this place in the queue. If not, this gateway counts as
     /// waiting for `waits`.
     ///
     /// # Errors
@@ -201,10 +192,10 @@ impl Leases {
     pub async fn has_room(
         &self,
         claim: &Claim,
-        arrived: Instant,
+        line: Line,
         waits: Duration,
     ) -> Result<bool, StoreUnavailable> {
-        self.ask(claim, "", arrived, waits).await
+        self.ask(claim, "", line, waits).await
     }
 
     /// A lease that Redis has not given, of a request that is sent while Redis does not answer. Redis
@@ -232,17 +223,23 @@ impl Leases {
         &self,
         claim: &Claim,
         lease: &str,
-        arrived: Instant,
+        line: Line,
         waits: Duration,
     ) -> Result<bool, StoreUnavailable> {
         let mut arguments = vec![
             lease.to_owned(),
             self.0.gateway.clone(),
-            millis(arrived.elapsed()),
+            line.level.to_string(),
+            millis(line.since.elapsed()),
             millis(waits),
             millis(LASTS),
         ];
-        arguments.extend(claim.limits.iter().flatten().map(u32::to_string));
+        // The counters of different models cannot be compared.
+        for (most, counter) in claim.limits.iter().zip([line.counter, 0.0]) {
+            if let Some(most) = most {
+                arguments.extend([most.to_string(), counter.to_string()]);
+            }
+        }
         // The next request must not find the slot of the last one still taken.
         arguments.extend(self.take_released(claim));
         let keys: Vec<&str> = claim.keys.iter().map(String::as_str).collect();
@@ -274,116 +271,6 @@ impl Leases {
             );
         }
     }
-
-    /// Renews and releases leases until it is dropped.
-    pub async fn run(self) {
-        let mut ticks = interval(RENEW_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut renewals = 0;
-        loop {
-            let is_due = tokio::select! {
-                _ = ticks.tick() => true,
-                () = self.0.has_released.notified() => false,
-            };
-            if !is_due {
-                self.release().await;
-            } else if self.renew().await {
-                self.release().await;
-                renewals += 1;
-                if renewals >= RENEWALS && !self.0.is_sharing.send_replace(true) {
-                    tracing::info!("slots are shared again");
-                }
-            } else {
-                renewals = 0;
-            }
-        }
-    }
-
-    /// Sends the releases that wait.
-    pub async fn release(&self) {
-        let released = std::mem::take(&mut *lock(&self.0.released));
-        let rows = released.iter().flat_map(|released| {
-            let keys = released.keys.iter().step_by(2);
-            keys.map(|key| (key.as_str(), released.lease.as_str()))
-        });
-        let (keys, arguments) = indexed(Vec::new(), rows);
-        if keys.is_empty() {
-            return;
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let releasing = self.0.redis.run("release", &RELEASE, &keys, &arguments);
-        if releasing.await.is_err() {
-            // They are sent after the next renewal, or have ended by themselves.
-            for released in released {
-                self.add_released(released);
-            }
-        }
-        self.0.were_released.notify_one();
-    }
-
-    fn add_released(&self, released: Released) {
-        let mut waiting = lock(&self.0.released);
-        if waiting.len() < RELEASES {
-            waiting.push(released);
-        }
-    }
-
-    /// Renews all leases. Returns whether Redis has answered.
-    async fn renew(&self) -> bool {
-        let renewed = lock(&self.0.held).clone();
-        let held: Vec<(String, &Arc<[String]>)> = renewed
-            .iter()
-            .map(|(number, keys)| (self.name(*number), keys))
-            .collect();
-        if held.is_empty() && self.is_sharing() {
-            return true;
-        }
-        let probe = self.0.redis.key("lease:probe", "all");
-        let rows = held.iter().flat_map(|(lease, keys)| {
-            let keys = keys.iter().step_by(2);
-            keys.map(|key| (key.as_str(), lease.as_str()))
-        });
-        let (keys, mut arguments) = indexed(vec![&*probe], rows);
-        arguments.insert(0, millis(LASTS));
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let renewing = self.0.redis.run("renew", &RENEW, &keys, &arguments);
-        let has_answered = renewing.await.is_ok();
-        if !has_answered {
-            self.note_failure();
-        }
-        // One that was released meanwhile, with the lease of the next request, may have been added again.
-        let ended: Vec<u64> = {
-            let held = lock(&self.0.held);
-            let ended = renewed.keys().filter(|number| !held.contains_key(number));
-            ended.copied().collect()
-        };
-        for number in ended {
-            if let Some(keys) = renewed.get(&number) {
-                self.add_released(Released {
-                    keys: keys.clone(),
-                    lease: self.name(number),
-                });
-            }
-        }
-        has_answered
-    }
-}
-
-/// The different keys of these rows, behind those that are given, and each row with the index of its key.
-fn indexed<'a>(
-    mut keys: Vec<&'a str>,
-    rows: impl Iterator<Item = (&'a str, &'a str)>,
-) -> (Vec<&'a str>, Vec<String>) {
-    let mut arguments = Vec::new();
-    let mut indices: HashMap<&str, usize> = HashMap::default();
-    for (key, lease) in rows {
-        let index = *indices.entry(key).or_insert_with(|| {
-            keys.push(key);
-            keys.len()
-        });
-        arguments.extend([index.to_string(), lease.to_owned()]);
-    }
-    (keys, arguments)
 }
 
 impl Lease {
