@@ -4,14 +4,14 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::{Redis, RedisScript};
+use http::Extensions;
+
+use super::Redis;
+use super::admit::{Admitted, Ask, BucketAsk};
 use crate::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
 use crate::store::StoreUnavailable;
-
-static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
 
 type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
 
@@ -51,6 +51,38 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
     }
 }
 
+impl<K: Clone + Hash + Eq> RedisBuckets<K> {
+    /// What is asked for a key.
+    pub(super) fn ask(&self, key: Option<&K>, quota: &Quota) -> BucketAsk {
+        let name = match key {
+            Some(key) => format!("key {}", (self.name_of)(key)),
+            None => "none".to_owned(),
+        };
+        let interval = quota.interval().as_nanos().div_ceil(1000);
+        let interval = u64::try_from(interval).unwrap_or(u64::MAX);
+        let burst = quota.burst().get();
+        let kind = format!("{}:{interval}:{burst}", self.kind);
+        BucketAsk {
+            key: self.redis.key(&kind, &name),
+            interval,
+            burst,
+        }
+    }
+}
+
+/// The answer of the buckets in memory, if there are any and Redis has given none.
+fn or_memory<K: Clone + Hash + Eq>(
+    answer: Result<TakeResult, StoreUnavailable>,
+    memory: Option<&MemoryBuckets<K>>,
+    key: &Option<K>,
+    quota: &Quota,
+) -> Result<TakeResult, StoreUnavailable> {
+    match (answer, memory) {
+        (Err(_), Some(memory)) => Ok(memory.take_result(key, quota)),
+        (answer, _) => answer,
+    }
+}
+
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets<K> {
     type Taking = Pin<Box<dyn Future<Output = Result<TakeResult, StoreUnavailable>> + Send>>;
 
@@ -63,30 +95,28 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
             self.redis.not_sent("take");
             return Box::pin(ready(Ok(memory.take_result(&key, quota))));
         }
-        let name = match &key {
-            Some(key) => format!("key {}", (self.name_of)(key)),
-            None => "none".to_owned(),
-        };
-        let interval = quota.interval().as_nanos().div_ceil(1000);
-        let burst = quota.burst();
-        let kind = format!("{}:{interval}:{burst}", self.kind);
-        let bucket = self.redis.key(&kind, &name);
+        let mut ask = Ask::default();
+        ask.bucket(self.ask(key.as_ref(), quota));
         let (redis, otherwise, quota) = (self.redis.clone(), self.otherwise.clone(), *quota);
         Box::pin(async move {
-            let taken = redis
-                .call("take", async move |mut connection| {
-                    let mut call = TAKE.0.prepare_invoke();
-                    call.key(bucket).arg(interval.to_string()).arg(burst.get());
-                    call.invoke_async::<(u8, u64)>(&mut connection).await
-                })
-                .await;
-            match (taken, otherwise) {
-                (Ok((0, micros)), _) => Ok(Err(Duration::from_micros(micros))),
-                (Ok((_, left)), _) => Ok(Ok(u32::try_from(left).unwrap_or(u32::MAX))),
-                (Err(_), Some(memory)) => Ok(memory.take_result(&key, &quota)),
-                (Err(unavailable), None) => Err(unavailable),
-            }
+            let answer = match redis.admit("take", ask).await {
+                Ok(answers) => answers.only_bucket(),
+                Err((unavailable, _)) => Err(unavailable),
+            };
+            or_memory(answer, otherwise.as_deref(), &key, &quota)
         })
+    }
+
+    fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
+        let asked = request.get::<Admitted>();
+        let answer = asked.and_then(|asked| asked.bucket(&self.ask(key.as_ref(), quota).key));
+        match answer {
+            Some(answer) => {
+                let memory = self.otherwise.as_deref();
+                Box::pin(ready(or_memory(answer, memory, &key, quota)))
+            }
+            None => self.take(key, quota),
+        }
     }
 
     fn set_quotas(&self, quotas: &[Quota]) {
