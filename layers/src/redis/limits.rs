@@ -12,9 +12,9 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::admit::{Admitted, Ask};
+use super::admit::{Admitted, Answers};
+use super::ask::Ask;
 use super::{Redis, RedisBuckets, RedisTokens};
-use crate::order;
 use crate::rate_limit::{RateLimitLayer, RateStore};
 use crate::service::accessors;
 use crate::store::NoLimitKey;
@@ -202,7 +202,7 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 async fn admit(redis: Redis, ask: Ask) -> Admitted {
     Admitted::new(match redis.admit("admit", ask).await {
         Ok(answers) => answers,
-        Err((unavailable, ask)) => ask.unavailable(&unavailable),
+        Err((unavailable, ask)) => Answers::unavailable(ask, &unavailable),
     })
 }
 
@@ -219,7 +219,6 @@ impl<S> Layer<S> for RedisLimitsLayer {
     type Service = RedisLimitsService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        order::check::<S>("RedisLimits");
         RedisLimitsService {
             inner,
             layer: self.clone(),

@@ -75,12 +75,16 @@
 
 mod address;
 mod admit;
+mod ask;
+mod keep;
 mod limits;
 #[cfg(test)]
 mod limits_tests;
 mod link;
 mod rates;
 mod settle;
+#[cfg(test)]
+mod speed_tests;
 mod status;
 #[cfg(test)]
 mod test_server;

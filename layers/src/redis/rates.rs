@@ -9,7 +9,8 @@ use std::sync::Arc;
 use http::Extensions;
 
 use super::Redis;
-use super::admit::{Admitted, Ask, BucketAsk};
+use super::admit::Admitted;
+use super::ask::{Ask, BucketAsk, Owner};
 use crate::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
 use crate::store::StoreUnavailable;
 
@@ -22,7 +23,7 @@ type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
 /// differ have buckets of their own. The number of keys is not limited here.
 pub struct RedisBuckets<K: Clone + Hash + Eq> {
     redis: Redis,
-    kind: String,
+    kind: Arc<str>,
     name_of: Arc<NameOf<K>>,
     otherwise: Option<Arc<MemoryBuckets<K>>>,
 }
@@ -37,7 +38,7 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
     ) -> Self {
         Self {
             redis,
-            kind: format!("rate:{limit}"),
+            kind: format!("rate:{limit}").into(),
             name_of: Arc::new(name_of),
             otherwise: None,
         }
@@ -52,22 +53,27 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
 }
 
 impl<K: Clone + Hash + Eq> RedisBuckets<K> {
+    fn owner(&self, key: Option<&K>) -> Owner {
+        Owner::new(&self.kind, key.map(|key| (self.name_of)(key)))
+    }
+
     /// What is asked for a key.
     pub(super) fn ask(&self, key: Option<&K>, quota: &Quota) -> BucketAsk {
-        let name = match key {
-            Some(key) => format!("key {}", (self.name_of)(key)),
-            None => "none".to_owned(),
-        };
-        let interval = quota.interval().as_nanos().div_ceil(1000);
-        let interval = u64::try_from(interval).unwrap_or(u64::MAX);
-        let burst = quota.burst().get();
+        let (owner, interval, burst) = (self.owner(key), micros(quota), quota.burst().get());
         let kind = format!("{}:{interval}:{burst}", self.kind);
         BucketAsk {
-            key: self.redis.key(&kind, &name),
+            key: self.redis.key(&kind, &owner.name),
+            owner,
             interval,
             burst,
         }
     }
+}
+
+/// The microseconds to refill one request; rounded up.
+fn micros(quota: &Quota) -> u64 {
+    let micros = quota.interval().as_nanos().div_ceil(1000);
+    u64::try_from(micros).unwrap_or(u64::MAX)
 }
 
 /// The answer of the buckets in memory, if there are any and Redis has given none.
@@ -108,8 +114,10 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
     }
 
     fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
-        let asked = request.get::<Admitted>();
-        let answer = asked.and_then(|asked| asked.bucket(&self.ask(key.as_ref(), quota).key));
+        let answer = request.get::<Admitted>().and_then(|admitted| {
+            let owner = self.owner(key.as_ref());
+            admitted.bucket(&owner, micros(quota), quota.burst().get())
+        });
         match answer {
             Some(answer) => {
                 let memory = self.otherwise.as_deref();

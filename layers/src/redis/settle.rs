@@ -9,7 +9,7 @@ use ::redis::Cmd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use super::admit::open_of;
+use super::ask::open_of;
 use super::{Redis, RedisScript};
 
 static SETTLE: LazyLock<RedisScript> =

@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::Redis;
-use super::admit::{AccountAnswer, AccountAsk, Admitted, Ask, Asked, GrantedAccount};
+use super::admit::{AccountAnswer, Admitted, GrantedAccount};
+use super::ask::{AccountAsk, Ask, Asked, Owner};
 use super::settle::{Settlement, Settlements};
 use crate::store::StoreUnavailable;
 use crate::token_limit::{
@@ -120,12 +121,8 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
         self.settlements.settled().await;
     }
 
-    fn account(&self, key: Option<&K>) -> String {
-        let name = match key {
-            Some(key) => format!("key {}", (self.name_of)(key)),
-            None => "none".to_owned(),
-        };
-        self.redis.key(&self.kind, &name)
+    fn owner(&self, key: Option<&K>) -> Owner {
+        Owner::new(&self.kind, key.map(|key| (self.name_of)(key)))
     }
 
     /// Records what Redis said, for `used`.
@@ -193,8 +190,11 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
 
     /// What is asked for a key.
     pub(super) fn ask(&self, key: Option<&K>, budgets: &[Budget], tokens: u64) -> AccountAsk {
+        let owner = self.owner(key);
+        let account = self.redis.key(&self.kind, &owner.name);
         AccountAsk::new(
-            self.account(key),
+            owner,
+            account,
             tokens,
             self.lasts,
             self.asked(budgets),
@@ -290,8 +290,8 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
     ) -> Self::Reserving {
         if let Some(admitted) = request.get::<Admitted>() {
             let asked = self.asked(budgets);
-            let account = self.account(key.as_ref());
-            if let Some(answer) = admitted.account(&account, &asked, tokens) {
+            let owner = self.owner(key.as_ref());
+            if let Some(answer) = admitted.account(&owner, &asked, tokens) {
                 return Box::pin(ready(self.result(key, &asked, tokens, answer)));
             }
         }
