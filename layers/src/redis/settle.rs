@@ -126,8 +126,8 @@ pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) ->
     };
     let sent = redis
         .call("settle", async |mut connection| {
-            SETTLE.call(&command(is_first), &mut connection).await
+            SETTLE.call::<()>(&command(is_first), &mut connection).await
         })
         .await;
-    sent.map(|()| ()).is_ok()
+    sent.is_ok()
 }

@@ -1,6 +1,6 @@
 //! How exact limits are while two processes make many calls.
 //!
-//! `STRESS_SECONDS` (2) and `STRESS_CALLS` for each second (2000) make a longer run, which belongs into a
+//! `STRESS_SECONDS` (2) and `STRESS_CALLS` for each second (1000) make a longer run, which belongs into a
 //! release build.
 
 #![allow(clippy::unwrap_used)]
@@ -30,8 +30,11 @@ fn seconds() -> u64 {
 }
 
 fn calls() -> u64 {
-    setting("STRESS_CALLS", 2000)
+    setting("STRESS_CALLS", 1000)
 }
+
+/// The calls that wait for a response at the same time: on a busy machine, the calls become fewer.
+const AT_ONCE: usize = 256;
 
 /// Makes the calls of the settings, alternately with two links, and returns how long that took.
 async fn drive<F: Future<Output = ()> + Send + 'static>(call: impl Fn(usize) -> F) -> Duration {
@@ -43,10 +46,17 @@ async fn drive<F: Future<Output = ()> + Send + 'static>(call: impl Fn(usize) -> 
         if began.elapsed() < due {
             sleep_until(began + due).await;
         }
+        if waiting.len() == AT_ONCE {
+            waiting.join_next().await.unwrap().unwrap();
+        }
         waiting.spawn(call(number as usize % 2));
-        while waiting.try_join_next().is_some() {}
+        while let Some(done) = waiting.try_join_next() {
+            done.unwrap();
+        }
     }
-    while waiting.join_next().await.is_some() {}
+    while let Some(done) = waiting.join_next().await {
+        done.unwrap();
+    }
     let took = began.elapsed();
     let made = (calls() * seconds()) as f64 / took.as_secs_f64();
     eprintln!("{made:.0} calls a second for {:.1} s", took.as_secs_f64());
@@ -70,8 +80,7 @@ async fn a_rate_is_exact_within_2_percent_at_many_calls() {
     let stores = [store(server.connect().await), store(server.connect().await)];
     let per_second = u32::try_from(calls() / 4).unwrap();
     let quota = Quota::new(NonZeroU32::new(per_second).unwrap(), Duration::from_secs(1)).unwrap();
-    let quota = quota.with_burst(NonZeroU32::new(per_second / 10).unwrap());
-    let (quota, passed) = (quota.unwrap(), Arc::new(AtomicU64::new(0)));
+    let passed = Arc::new(AtomicU64::new(0));
     let took = drive(|link| {
         let (store, passed) = (stores[link].clone(), passed.clone());
         async move {
@@ -80,7 +89,8 @@ async fn a_rate_is_exact_within_2_percent_at_many_calls() {
         }
     });
     let took = took.await.as_secs_f64();
-    let expected = f64::from(per_second) * (took + 0.1);
+    // The bucket is full at first.
+    let expected = f64::from(per_second) * (took + 1.0);
     let passed = passed.load(Relaxed) as f64;
     eprintln!("{passed} of {expected:.0} passed");
     assert!(
