@@ -113,6 +113,7 @@ fn passes(criterion: &mut Criterion) {
                 activity: Default::default(),
                 usage: Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default())),
                 cloud: None,
+                redis: None,
             };
             let endpoints = EndpointTable::ollama();
             let live = LiveSettings::new(&loaded.settings).expect("no keys");

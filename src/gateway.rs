@@ -250,6 +250,7 @@ impl Gateway {
             cloud: self.cloud,
             activity,
             usage: self.kept.usage,
+            redis: self.sharing.redis().cloned(),
         };
         let service = stack::service::<RequestBody>(
             &self.settings,

@@ -30,6 +30,7 @@ use llamatower_layers::llm_request::LlmRequestLayer;
 use llamatower_layers::model_alias::ModelAliasLayer;
 use llamatower_layers::outcome::OutcomeLayer;
 use llamatower_layers::panic_guard::PanicGuardLayer;
+use llamatower_layers::redis::{Redis, RedisLimitsLayer};
 use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
@@ -60,7 +61,7 @@ use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
 use crate::request_filter::RequestFilterLayer;
 use crate::settings::{Cache, Limits, Settings};
-use crate::shared::Tokens;
+use crate::shared::{Rates, Tokens};
 use crate::telemetry::{
     AttemptTelemetry, Metrics, Telemetry, Upstream as UpstreamName, attempt_spans, names,
 };
@@ -113,6 +114,8 @@ pub struct Handles {
     pub activity: Arc<Activity>,
     /// What keys use, by model and day.
     pub usage: Arc<Usage>,
+    /// The Redis that has the limits, if there is one.
+    pub redis: Option<Redis>,
 }
 
 /// The layers for every request.
@@ -138,6 +141,8 @@ where
     let metrics = telemetry.metrics().clone();
     let limits = &settings.limits;
     let cloud_models = OllamaCloudModels(live.cloud_clients.clone());
+    let user_tokens = token_limit(live.user_tokens.clone(), Client::user_of);
+    let tokens = token_limit(live.tokens.clone(), Client::account_of);
     ServiceBuilder::new()
         // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
@@ -173,6 +178,8 @@ where
             live.networks.clone(),
             live.delegation.clone(),
         )))
+        // Asks Redis once for all of the following rates, and for the tokens.
+        .layer(limits_in_redis(handles.redis, live, &user_tokens, &tokens))
         .layer(live.rate.clone())
         // The user's limit is outside of the key's: what a user may not send does not count for the key.
         .layer(live.user_rate.clone())
@@ -201,8 +208,8 @@ where
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet, &metrics))
-        .layer(token_limit(live.user_tokens.clone(), Client::user_of))
-        .layer(token_limit(live.tokens.clone(), Client::account_of))
+        .layer(user_tokens)
+        .layer(tokens)
         // What the fleet cannot serve; everything below belongs to the fleet.
         .layer(overflow(settings, handles.cloud, live, &fleet, telemetry))
         // Each model of an alias gets its attempts.
@@ -402,6 +409,27 @@ fn token_limit(budgets: TokenBudgets, client_of: fn(&Parts) -> Option<Client>) -
         .without_key(WithoutKey::Admit)
         .with_switch(budgets.is_on.clone())
         .with_budgets_of(move |client| Some(budgets.of(client)))
+}
+
+/// Asks Redis for the limits of a request before their layers ask; does nothing without Redis. The order is
+/// that of the layers.
+fn limits_in_redis(
+    redis: Option<Redis>,
+    live: &LiveSettings,
+    user_tokens: &ClientTokens,
+    tokens: &ClientTokens,
+) -> RedisLimitsLayer {
+    let Some(redis) = redis else {
+        return RedisLimitsLayer::off();
+    };
+    let by_length = RedisLimitsLayer::expected_tokens_by_length;
+    RedisLimitsLayer::new(redis)
+        .with_rate(&live.rate, Rates::in_redis)
+        .with_rate(&live.user_rate, Rates::in_redis)
+        .with_rate(&live.key_rate, Rates::in_redis)
+        .with_rate(&live.listing_rate, Rates::in_redis)
+        .with_tokens(user_tokens, Tokens::in_redis, by_length)
+        .with_tokens(tokens, Tokens::in_redis, by_length)
 }
 
 /// Sends what the fleet cannot serve to the cloud service, if there is one.

@@ -73,6 +73,7 @@ async fn send(request: &[(&str, &str)], answer: &'static [(&str, &str)]) -> Seen
             activity: Default::default(),
             usage: Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default())),
             cloud: None,
+            redis: None,
         },
     );
     let request = request

@@ -1,7 +1,7 @@
 //! What several gateways share: limits, slots, fairness, loads, usage and cordons, through Redis; or each has its part.
 //!
 //! ```text
-//! requests ── Rates, Tokens ──▶ Redis       (each call within LLAMATOWER_REDIS_TIMEOUT)
+//! requests ── Rates, Tokens ──▶ Redis       (one call for all, within LLAMATOWER_REDIS_TIMEOUT)
 //!                └ no answer: pass, refuse, or this gateway's part in memory
 //! choice of a server ── Leases, Loads ──▶ Redis     (the same)
 //! each 250 ms: what clients have received ◀──▶ Redis

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::pin::Pin;
 
 use futures_util::future::Either;
+use http::Extensions;
 use llamatower_layers::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
 use llamatower_layers::redis::{RedisBuckets, RedisReservation, RedisTokens};
 use llamatower_layers::store::StoreUnavailable;
@@ -24,6 +25,16 @@ pub enum Rates<K: Clone + Hash + Eq> {
     Shared(RedisBuckets<K>),
 }
 
+impl<K: Clone + Hash + Eq> Rates<K> {
+    /// The buckets, if they are in Redis.
+    pub fn in_redis(&self) -> Option<&RedisBuckets<K>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(buckets) => Some(buckets),
+        }
+    }
+}
+
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for Rates<K> {
     type Taking = Either<Now<TakeResult>, Boxed<TakeResult>>;
 
@@ -31,6 +42,13 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for Rates<K> {
         match self {
             Self::Own(buckets) => Either::Left(buckets.take(key, quota)),
             Self::Shared(buckets) => Either::Right(buckets.take(key, quota)),
+        }
+    }
+
+    fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
+        match self {
+            Self::Own(buckets) => Either::Left(buckets.take(key, quota)),
+            Self::Shared(buckets) => Either::Right(buckets.take_for(request, key, quota)),
         }
     }
 
@@ -61,6 +79,14 @@ pub enum Reservation<K> {
 }
 
 impl<K: Clone + Hash + Eq> Tokens<K> {
+    /// The counts, if they are in Redis.
+    pub fn in_redis(&self) -> Option<&RedisTokens<K>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(store) => Some(store),
+        }
+    }
+
     /// What this process has used, which is kept over a restart.
     pub fn own(&self) -> &MemoryStore<K> {
         match self {
@@ -102,6 +128,22 @@ fn wrap<R, S>(result: ReserveResult<R>, wrap: impl FnOnce(R) -> S) -> ReserveRes
     })
 }
 
+fn reserve_own<K: Clone + Hash + Eq>(
+    store: &MemoryStore<K>,
+    key: Option<K>,
+    budgets: &[Budget],
+    tokens: u64,
+) -> Now<ReserveResult<Reservation<K>>> {
+    let reserved = store.reserve(key, budgets, tokens).into_inner();
+    std::future::ready(reserved.map(|result| wrap(result, Reservation::Own)))
+}
+
+fn shared<K: 'static>(
+    reserving: Boxed<ReserveResult<RedisReservation<K>>>,
+) -> Boxed<ReserveResult<Reservation<K>>> {
+    Box::pin(async move { Ok(wrap(reserving.await?, Reservation::Shared)) })
+}
+
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for Tokens<K> {
     type Reservation = Reservation<K>;
     type Reserving =
@@ -109,16 +151,22 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for Tokens<K> {
 
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
         match self {
-            Self::Own(store) => {
-                let reserved = store.reserve(key, budgets, tokens).into_inner();
-                let reserved = reserved.map(|result| wrap(result, Reservation::Own));
-                Either::Left(std::future::ready(reserved))
-            }
+            Self::Own(store) => Either::Left(reserve_own(store, key, budgets, tokens)),
+            Self::Shared(store) => Either::Right(shared(store.reserve(key, budgets, tokens))),
+        }
+    }
+
+    fn reserve_for(
+        &self,
+        request: &Extensions,
+        key: Option<K>,
+        budgets: &[Budget],
+        tokens: u64,
+    ) -> Self::Reserving {
+        match self {
+            Self::Own(store) => Either::Left(reserve_own(store, key, budgets, tokens)),
             Self::Shared(store) => {
-                let reserving = store.reserve(key, budgets, tokens);
-                Either::Right(Box::pin(async move {
-                    Ok(wrap(reserving.await?, Reservation::Shared))
-                }))
+                Either::Right(shared(store.reserve_for(request, key, budgets, tokens)))
             }
         }
     }

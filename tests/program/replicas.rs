@@ -73,9 +73,84 @@ pub(crate) async fn ask(gateway: &Gateway, key: &str, body: &Value) -> Answer {
 
 /// The calls of Redis for a limit of requests with this result.
 async fn calls(gateway: &Gateway, result: &str) -> f64 {
-    let labels = ["operation=\"take\"", &format!("result=\"{result}\"")];
+    calls_to(gateway, "take", result).await
+}
+
+async fn calls_to(gateway: &Gateway, operation: &str, result: &str) -> f64 {
+    let operation = format!("operation=\"{operation}\"");
+    let labels = [&*operation, &format!("result=\"{result}\"")];
     let count = gateway.sample("llamatower_redis_call_seconds_count", &labels);
     count.await.unwrap_or(0.0)
+}
+
+/// Limits of all kinds that a request of a key has.
+const ALL_LIMITS: [(&str, &str); 3] = [
+    ("LLAMATOWER_RATE_LIMIT", "1000/h"),
+    (RATE, "100/h"),
+    ("LLAMATOWER_KEY_TOKEN_LIMIT", "5000/minute,90000/day"),
+];
+
+#[tokio::test]
+async fn a_request_with_all_limits_asks_redis_once_and_is_answered_as_without() {
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let sim = tiny().await;
+    let mut settings = vec![KEYS, PATIENT];
+    settings.extend(ALL_LIMITS);
+    let without = Gateway::start_up(&[&sim], &settings).await;
+    let url = redis.url();
+    settings.push((REDIS, &url));
+    let with = Gateway::start_up(&[&sim], &settings).await;
+    with.logged("the connection", |line| {
+        line["message"].to_string().contains("Redis is connected")
+    })
+    .await;
+    // Without the times until a reset, which differ.
+    let fields = |answer: &Answer| {
+        let all = answer.headers.get_all("ratelimit").iter();
+        let all = all.map(|field| field.to_str().unwrap().split(";t=").next().unwrap());
+        (answer.status, all.map(str::to_owned).collect::<Vec<_>>())
+    };
+    for number in 1..=102 {
+        let expected = ask(&without, "ada", &chat()).await;
+        let found = ask(&with, "ada", &chat()).await;
+        assert_eq!(fields(&found).0, fields(&expected).0, "{number}");
+        let names = |answer: &Answer| fields(answer).1.len();
+        assert_eq!(names(&found), names(&expected), "{number}");
+        if number == 1 || expected.status == 429 {
+            assert_eq!(fields(&found), fields(&expected), "{number}");
+            let text = |answer: &Answer| answer.text.split("try again").next().unwrap().to_owned();
+            assert!(expected.status == 200 || text(&found) == text(&expected));
+        }
+    }
+    assert_eq!(calls_to(&with, "admit", "answered").await, 102.0);
+    for other in ["take", "reserve"] {
+        assert_eq!(calls_to(&with, other, "answered").await, 0.0, "{other}");
+    }
+}
+
+#[tokio::test]
+async fn limits_of_all_kinds_count_once_for_two_gateways() {
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let sim = tiny().await;
+    let long = with(chat(), json!({"options": {"num_predict": 5}}));
+    for (limit, expected) in [
+        (("LLAMATOWER_RATE_LIMIT", "100/h"), 100),
+        ((RATE, "100/h"), 100),
+    ] {
+        let mut settings = vec![KEYS, PATIENT];
+        settings.extend(ALL_LIMITS.iter().filter(|(name, _)| *name != limit.0));
+        settings.push(limit);
+        let gateways = two(&sim, &redis.url(), &settings).await;
+        let asking = (0..200).map(|number| ask(&gateways[number % 2], "ada", &long));
+        let answers = join_all(asking).await;
+        let passed = answers.iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(passed, expected, "{limit:?}");
+        redis.call(&["FLUSHALL"]).await;
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use crate::{
     observed::{Observers, Watching, until_no_trace_is_made},
     running::Running,
     shapes::Dialect,
+    shared::{self, Limits, Redis},
     tls::Tls,
 };
 
@@ -73,6 +74,8 @@ pub(crate) struct Contender {
     servers: &'static str,
     /// Who looks at it; only the gateway has observers.
     observers: Observers,
+    /// Where its limits are; only the gateway has limits.
+    limits: Limits,
     /// TLS for clients, if it speaks it.
     tls: Option<Tls>,
 }
@@ -107,6 +110,7 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
             },
             servers: OLLAMA,
             observers: Observers::Nobody,
+            limits: Limits::None,
             tls: None,
             // With that priority, threads of one program that wait for each other make no progress.
             priority: if runs_first && !matches!(kind, Kind::Litellm | Kind::Portkey) {
@@ -224,6 +228,7 @@ impl Contender {
             dialect: Dialect::Ollama,
             servers: OLLAMA,
             observers: Observers::Nobody,
+            limits: Limits::None,
             tls: None,
         }
     }
@@ -270,6 +275,15 @@ impl Contender {
         }
     }
 
+    /// The same gateway with limits.
+    pub(crate) fn limited(&self, name: &'static str, limits: Limits) -> Self {
+        Self {
+            name,
+            limits,
+            ..self.clone()
+        }
+    }
+
     /// The same proxy with this TLS for clients.
     pub(crate) fn with_tls(&self, name: &'static str, tls: Option<Tls>) -> Self {
         Self {
@@ -288,7 +302,7 @@ impl Contender {
                  x-portkey-custom-host: http://{}\r\n",
                 backends[0]
             ),
-            _ => String::new(),
+            _ => shared::header(self.limits),
         }
     }
 
@@ -315,7 +329,8 @@ impl Contender {
         loop {
             let mut watching = Watching::before(self.observers).await?;
             let admin = free_address()?;
-            let mut running = self.spawn(backends, admin, watching.collector)?;
+            let redis = Redis::start(self.limits).await?;
+            let mut running = self.spawn(backends, admin, watching.collector, redis)?;
             match running.first_answer(probe).await {
                 Ok(()) => {
                     watching.begin(self.observers, admin);
@@ -341,6 +356,7 @@ impl Contender {
         backends: &[SocketAddr],
         admin: SocketAddr,
         collector: Option<SocketAddr>,
+        redis: Option<Redis>,
     ) -> Result<Running, Error> {
         let dir = tempfile::Builder::new()
             .prefix("llamatower-versus-")
@@ -352,8 +368,10 @@ impl Contender {
             command.env("LLAMATOWER_ADMIN_LISTEN", admin.to_string());
             command
                 .envs(collector.map(|at| ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{at}"))));
+            shared::configure(&mut command, self.limits, redis.as_ref());
         }
-        Ok(Running::spawn(command, listen, dir)?.by_tls(self.tls.clone()))
+        let running = Running::spawn(command, listen, dir)?;
+        Ok(running.by_tls(self.tls.clone()).sharing(redis))
     }
 
     fn configure(
@@ -440,7 +458,7 @@ impl Contender {
 }
 
 /// A free loopback address.
-fn free_address() -> Result<SocketAddr, Error> {
+pub(crate) fn free_address() -> Result<SocketAddr, Error> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 

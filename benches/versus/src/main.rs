@@ -25,6 +25,7 @@ mod report;
 mod rounds;
 mod running;
 mod shapes;
+mod shared;
 mod tls;
 
 use std::{
@@ -106,6 +107,10 @@ struct Args {
     /// metrics each second, and ten open status pages.
     #[arg(long)]
     observed: bool,
+    /// Measure only the gateway, without limits, with limits in memory, and with the same limits in a
+    /// Redis on the core of the load generator.
+    #[arg(long)]
+    shared: bool,
     /// Measure only nginx and the gateway, each without and with TLS for clients.
     #[arg(long)]
     tls: bool,
@@ -139,6 +144,9 @@ impl Args {
     fn has(&self, shape: &Shape) -> bool {
         if self.tls && self.shape.is_empty() {
             return tls::SHAPES.contains(&shape.name);
+        }
+        if self.shared && self.shape.is_empty() {
+            return shared::SHAPES.contains(&shape.name);
         }
         self.shape.is_empty() || self.shape.iter().any(|name| name == shape.name)
     }
@@ -258,16 +266,24 @@ async fn compare(args: &Args) -> Result<(), Error> {
     if args.tls {
         contenders = tls::contenders(&contenders)?;
     }
-    if args.growth || args.dialects || args.observed {
+    if args.growth || args.dialects || args.observed || args.shared {
         let gateway = contenders.iter().find(|one| one.name == "llamatower");
-        let gateway = gateway.ok_or("--growth, --dialects and --observed need the gateway")?;
+        let gateway =
+            gateway.ok_or("--growth, --dialects, --observed and --shared need the gateway")?;
         if args.growth {
             println!("{}", growth::measure(args, epoch, gateway).await?);
             return Ok(());
         }
-        contenders = match args.dialects {
-            true => dialects::contenders(gateway).into(),
-            false => observed::contenders(gateway).into(),
+        contenders = match (args.dialects, args.shared) {
+            (true, _) => dialects::contenders(gateway).into(),
+            (_, true) => {
+                let priority = match cpu::can_run_first(args.load_core) {
+                    true => Priority::First,
+                    false => Priority::Usual,
+                };
+                shared::contenders(gateway, args.load_core, priority).into()
+            }
+            _ => observed::contenders(gateway).into(),
         };
         // They tell of other proxies, and of latencies.
         notes.clear();
@@ -295,6 +311,10 @@ async fn compare(args: &Args) -> Result<(), Error> {
     }
     if args.observed {
         println!("{}", observed::table(&report));
+        return Ok(());
+    }
+    if args.shared {
+        println!("{}", shared::table(&report));
         return Ok(());
     }
     if args.tls {

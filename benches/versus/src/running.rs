@@ -15,6 +15,7 @@ use crate::{
     Error,
     load::{self, Target},
     observed::Watching,
+    shared::Redis,
     tls::Tls,
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct Running {
     process: Option<Process>,
     /// Those who look at it.
     _watching: Watching,
+    /// What it shares limits through.
+    _redis: Option<Redis>,
 }
 
 #[derive(Debug)]
@@ -52,11 +55,17 @@ impl Running {
             tls: None,
             process: None,
             _watching: Watching::default(),
+            _redis: None,
         }
     }
 
     pub(crate) fn by_tls(mut self, tls: Option<Tls>) -> Self {
         self.tls = tls;
+        self
+    }
+
+    pub(crate) fn sharing(mut self, redis: Option<Redis>) -> Self {
+        self._redis = redis;
         self
     }
 
@@ -84,6 +93,7 @@ impl Running {
             tls: None,
             process: Some(Process { child, begin, dir }),
             _watching: Watching::default(),
+            _redis: None,
         })
     }
 

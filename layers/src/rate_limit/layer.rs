@@ -205,6 +205,28 @@ impl<K: Hash + Eq, X: Fn(&Parts) -> Option<K>, T: RateStore<K>> RateLimitLayer<K
         Self::with_rules(store, Scope::Global, [], quota, key_of)
     }
 
+    #[cfg(feature = "redis")]
+    pub(crate) fn store(&self) -> &T {
+        &self.store
+    }
+
+    /// What a request takes from the store: the key and its quota; `None` if it is not counted.
+    ///
+    /// # Errors
+    /// The layer refuses the request because it has no key.
+    #[cfg(feature = "redis")]
+    pub(crate) fn takes(&self, request: &Parts) -> Result<Option<(Option<K>, Quota)>, NoLimitKey> {
+        let rules = self.limit.rules.get();
+        if rules.is_unlimited() {
+            return Ok(None);
+        }
+        let Some(key) = self.limit.key(request)? else {
+            return Ok(None);
+        };
+        let rule = rules.rule(key.as_ref());
+        Ok(rule.map(|rule| (key, rule.quota)))
+    }
+
     /// Replaces the quotas, for all services of this layer and its clones. For an unchanged quota,
     /// earlier requests still count.
     pub fn set_quotas(&self, own: impl IntoIterator<Item = (K, Quota)>, others: Option<Quota>) {

@@ -53,7 +53,10 @@ where
         let Some((rule, key)) = rule else {
             return RateLimitFuture::calling(self.inner.call(request), None);
         };
-        let mut taking = self.layer.store.take(key, &rule.quota);
+        let mut taking = self
+            .layer
+            .store
+            .take_for(request.extensions(), key, &rule.quota);
         let at_once = &mut Context::from_waker(Waker::noop());
         if let Poll::Ready(answer) = Pin::new(&mut taking).poll(at_once) {
             return match rule.state(limit.policy.settle(answer)) {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::Extensions;
+
 use super::Quota;
 use super::buckets::Buckets;
 use crate::live::Live;
@@ -30,6 +32,14 @@ pub trait RateStore<K> {
     /// Takes one request from the key's bucket, which is refilled by `quota`. `None` stands for all
     /// requests without a key: they share a bucket of their own. A key has the same quota each time.
     fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking;
+
+    /// As [`take`](Self::take), for the request with these extensions. An outer layer can have asked an
+    /// external store for several limits at once; the answer is in the extensions then, and the store takes
+    /// it from there. By default this is `take`.
+    fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
+        let _ = request;
+        self.take(key, quota)
+    }
 
     /// Called when the layer's quotas are replaced: from now on, `take` is called with these. A store
     /// that needs to know its quotas in advance takes them from here; by default this does nothing.

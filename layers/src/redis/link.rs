@@ -6,25 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use ::redis::{Cmd, RedisResult};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
+use super::keep::{breaks, describe, keep, no_response};
 use super::status::{RedisCall, RedisCallResult, RedisObserver, RedisStatus};
 use super::{RedisAddress, RedisScript};
 use crate::live::Live;
 use crate::store::{StorePolicy, StoreUnavailable};
-
-/// The time between two tests of a connection that is in use.
-const TEST_EVERY: Duration = Duration::from_secs(1);
-/// The wait after the first failure; it doubles up to the last one.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LAST: Duration = Duration::from_secs(1);
-/// After so many failed tests the connection is replaced.
-const TESTS: u32 = 3;
 
 /// A connection to Redis that stores share. Clones share it too.
 ///
@@ -47,14 +40,14 @@ impl Drop for Task {
 }
 
 pub(super) struct Shared {
-    address: RedisAddress,
+    pub(super) address: RedisAddress,
     prefix: String,
     pub(super) deadline: Duration,
     observer: Option<Arc<dyn RedisObserver>>,
     open: Live<Option<Open>>,
-    opened: AtomicU64,
+    pub(super) opened: AtomicU64,
     /// Set when a call has closed the connection.
-    closed: Notify,
+    pub(super) closed: Notify,
     status: Mutex<RedisStatus>,
     /// Whether the status has a problem although Redis is connected.
     has_problem: AtomicBool,
@@ -216,9 +209,10 @@ impl Redis {
         arguments: &[&str],
     ) -> Result<Vec<String>, StoreUnavailable> {
         self.call_within(deadline, operation, async move |mut connection| {
-            let mut call = script.0.prepare_invoke();
-            call.key(keys).arg(arguments);
-            call.invoke_async(&mut connection).await
+            let mut call = Cmd::new();
+            call.arg("EVALSHA").arg(script.hash()).arg(keys.len());
+            call.arg(keys).arg(arguments);
+            script.call(&call, &mut connection).await
         })
         .await
     }
@@ -292,7 +286,7 @@ impl Shared {
         }
     }
 
-    fn open(&self, connection: MultiplexedConnection) {
+    pub(super) fn open(&self, connection: MultiplexedConnection) {
         let number = self.opened.fetch_add(1, Ordering::Relaxed) + 1;
         self.open.set(Some(Open { connection, number }));
         self.is_open.send_replace(true);
@@ -300,7 +294,7 @@ impl Shared {
     }
 
     /// Closes the connection for further calls, unless it is a later one already.
-    fn close(&self, number: u64, reason: &str) {
+    pub(super) fn close(&self, number: u64, reason: &str) {
         let is_this = (*self.open.get())
             .as_ref()
             .is_some_and(|open| open.number == number);
@@ -321,7 +315,7 @@ impl Shared {
         self.change(is_connected, problem);
     }
 
-    fn change(&self, is_connected: bool, problem: Option<String>) {
+    pub(super) fn change(&self, is_connected: bool, problem: Option<String>) {
         let has_problem = is_connected && problem.is_some();
         self.has_problem.store(has_problem, Ordering::Relaxed);
         let mut status = self.lock_status();
@@ -347,105 +341,6 @@ impl Shared {
     fn lock_status(&self) -> MutexGuard<'_, RedisStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Connects, tests the connection, and replaces it.
-async fn keep(shared: Arc<Shared>) {
-    let (mut kept, mut failures) = (None, 0);
-    loop {
-        match connect(&shared, kept.take()).await {
-            Ok(connection) => {
-                failures = 0;
-                shared.open(connection.clone());
-                until_closed(&shared, &connection).await;
-                kept = Some(connection);
-            }
-            Err((reason, connection)) => {
-                shared.change(false, Some(reason));
-                let wait = RETRY_LAST.min(RETRY_FIRST.saturating_mul(1 << failures.min(10)));
-                failures += 1;
-                // A server that does not respond may respond later, on the same connection.
-                kept = connection.filter(|_| failures < TESTS);
-                sleep(wait).await;
-            }
-        }
-    }
-}
-
-/// A connection on which Redis responds in time; with an error, a connection that may still work.
-async fn connect(
-    shared: &Shared,
-    kept: Option<MultiplexedConnection>,
-) -> Result<MultiplexedConnection, (String, Option<MultiplexedConnection>)> {
-    let connection = match kept {
-        Some(connection) => connection,
-        None => {
-            let connected = shared.address.connect().await;
-            connected.map_err(|error| (describe(&error), None))?
-        }
-    };
-    match ping(&connection, shared.deadline).await {
-        Some(Ok(())) => Ok(connection),
-        Some(Err(error)) => Err((describe(&error), None)),
-        None => Err((no_response(shared.deadline), Some(connection))),
-    }
-}
-
-/// Returns when the connection is closed by a call, or does not pass a test.
-async fn until_closed(shared: &Shared, connection: &MultiplexedConnection) {
-    let number = shared.opened.load(Ordering::Relaxed);
-    loop {
-        if timeout(TEST_EVERY, shared.closed.notified()).await.is_ok() {
-            return;
-        }
-        // Longer than the deadline: a short pause of an idle connection harms no request.
-        let limit = shared.deadline.saturating_mul(5);
-        let reason = match ping(connection, limit).await {
-            Some(Ok(())) => continue,
-            Some(Err(error)) => describe(&error),
-            None => no_response(limit),
-        };
-        shared.close(number, &reason);
-    }
-}
-
-fn no_response(within: Duration) -> String {
-    format!("no response within {within:?}")
-}
-
-async fn ping(connection: &MultiplexedConnection, limit: Duration) -> Option<RedisResult<()>> {
-    let mut connection = connection.clone();
-    let ping = ::redis::cmd("PING");
-    timeout(limit, ping.exec_async(&mut connection)).await.ok()
-}
-
-/// Whether another connection may help: this one is broken, or leads to a server that cannot write.
-fn breaks(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.is_unrecoverable_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed
-                | ErrorKind::Server(
-                    ServerErrorKind::ReadOnly
-                        | ServerErrorKind::BusyLoading
-                        | ServerErrorKind::MasterDown
-                )
-        )
-}
-
-/// The error without the line of the script in which it occurred.
-fn describe(error: &RedisError) -> String {
-    let detail = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        _ => error.to_string(),
-    };
-    let detail = detail.split(" script: ").next().unwrap_or_default();
-    detail
-        .split(", on @user_script")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
 }
 
 impl fmt::Debug for Redis {

@@ -1,7 +1,8 @@
 //! Limits that several processes share through Redis.
 //!
 //! [`RedisBuckets`] is a store for [`rate_limit`](crate::rate_limit), [`RedisTokens`] one for
-//! [`token_limit`](crate::token_limit). Each request takes one round trip for each of the two; both use one
+//! [`token_limit`](crate::token_limit). Alone, each of their layers makes one call for a request;
+//! [`RedisLimitsLayer`] asks for several limits in one call. All use one
 //! connection ([`Redis`]), whose calls have a deadline. If Redis does not answer within it, requests pass
 //! or are refused, as [`WhenUnavailable`](crate::store::WhenUnavailable) says, or a store in memory with a
 //! part of the limit is used (`or_memory`). While Redis is known not to answer, calls fail at once.
@@ -73,9 +74,17 @@
 //! ```
 
 mod address;
+mod admit;
+mod ask;
+mod keep;
+mod limits;
+#[cfg(test)]
+mod limits_tests;
 mod link;
 mod rates;
 mod settle;
+#[cfg(test)]
+mod speed_tests;
 mod status;
 #[cfg(test)]
 mod test_server;
@@ -83,7 +92,11 @@ mod test_server;
 mod tests;
 mod tokens;
 
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
+
 pub use address::{InvalidRedisAddress, RedisAddress};
+pub use limits::{RedisLimitsFuture, RedisLimitsLayer, RedisLimitsService};
 pub use link::{Redis, RedisConfig};
 pub use rates::RedisBuckets;
 pub use status::{RedisCall, RedisCallResult, RedisObserver, RedisStatus};
@@ -91,11 +104,33 @@ pub use tokens::{RedisReservation, RedisTokens};
 
 /// A script in Lua, which Redis runs as one step. It is sent once, and called by its hash.
 #[derive(Debug)]
-pub struct RedisScript(::redis::Script, &'static str);
+pub struct RedisScript(::redis::Script);
 
 impl RedisScript {
     /// The text of the script.
     pub fn new(text: &'static str) -> Self {
-        Self(::redis::Script::new(text), text)
+        Self(::redis::Script::new(text))
+    }
+
+    fn hash(&self) -> &str {
+        self.0.get_hash()
+    }
+
+    /// Makes a call of the script by its hash, and sends the script before if Redis does not know it, as
+    /// after a restart.
+    async fn call<T: FromRedisValue>(
+        &self,
+        call: &Cmd,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<T> {
+        let answer = call.query_async(connection).await;
+        let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
+        match &answer {
+            Err(error) if error.kind() == no_script => {
+                self.0.load_async(connection).await?;
+                call.query_async(connection).await
+            }
+            _ => answer,
+        }
     }
 }

@@ -4,14 +4,15 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::{Redis, RedisScript};
+use http::Extensions;
+
+use super::Redis;
+use super::admit::Admitted;
+use super::ask::{Ask, BucketAsk, Owner};
 use crate::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
 use crate::store::StoreUnavailable;
-
-static TAKE: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("take.lua")));
 
 type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
 
@@ -22,7 +23,7 @@ type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
 /// differ have buckets of their own. The number of keys is not limited here.
 pub struct RedisBuckets<K: Clone + Hash + Eq> {
     redis: Redis,
-    kind: String,
+    kind: Arc<str>,
     name_of: Arc<NameOf<K>>,
     otherwise: Option<Arc<MemoryBuckets<K>>>,
 }
@@ -37,7 +38,7 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
     ) -> Self {
         Self {
             redis,
-            kind: format!("rate:{limit}"),
+            kind: format!("rate:{limit}").into(),
             name_of: Arc::new(name_of),
             otherwise: None,
         }
@@ -48,6 +49,43 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
     pub fn or_memory(self, memory: MemoryBuckets<K>) -> Self {
         let otherwise = Some(Arc::new(memory));
         Self { otherwise, ..self }
+    }
+}
+
+impl<K: Clone + Hash + Eq> RedisBuckets<K> {
+    fn owner(&self, key: Option<&K>) -> Owner {
+        Owner::new(&self.kind, key.map(|key| (self.name_of)(key)))
+    }
+
+    /// What is asked for a key.
+    pub(super) fn ask(&self, key: Option<&K>, quota: &Quota) -> BucketAsk {
+        let (owner, interval, burst) = (self.owner(key), micros(quota), quota.burst().get());
+        let kind = format!("{}:{interval}:{burst}", self.kind);
+        BucketAsk {
+            key: self.redis.key(&kind, &owner.name),
+            owner,
+            interval,
+            burst,
+        }
+    }
+}
+
+/// The microseconds to refill one request; rounded up.
+fn micros(quota: &Quota) -> u64 {
+    let micros = quota.interval().as_nanos().div_ceil(1000);
+    u64::try_from(micros).unwrap_or(u64::MAX)
+}
+
+/// The answer of the buckets in memory, if there are any and Redis has given none.
+fn or_memory<K: Clone + Hash + Eq>(
+    answer: Result<TakeResult, StoreUnavailable>,
+    memory: Option<&MemoryBuckets<K>>,
+    key: &Option<K>,
+    quota: &Quota,
+) -> Result<TakeResult, StoreUnavailable> {
+    match (answer, memory) {
+        (Err(_), Some(memory)) => Ok(memory.take_result(key, quota)),
+        (answer, _) => answer,
     }
 }
 
@@ -63,30 +101,30 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
             self.redis.not_sent("take");
             return Box::pin(ready(Ok(memory.take_result(&key, quota))));
         }
-        let name = match &key {
-            Some(key) => format!("key {}", (self.name_of)(key)),
-            None => "none".to_owned(),
-        };
-        let interval = quota.interval().as_nanos().div_ceil(1000);
-        let burst = quota.burst();
-        let kind = format!("{}:{interval}:{burst}", self.kind);
-        let bucket = self.redis.key(&kind, &name);
+        let mut ask = Ask::default();
+        ask.bucket(self.ask(key.as_ref(), quota));
         let (redis, otherwise, quota) = (self.redis.clone(), self.otherwise.clone(), *quota);
         Box::pin(async move {
-            let taken = redis
-                .call("take", async move |mut connection| {
-                    let mut call = TAKE.0.prepare_invoke();
-                    call.key(bucket).arg(interval.to_string()).arg(burst.get());
-                    call.invoke_async::<(u8, u64)>(&mut connection).await
-                })
-                .await;
-            match (taken, otherwise) {
-                (Ok((0, micros)), _) => Ok(Err(Duration::from_micros(micros))),
-                (Ok((_, left)), _) => Ok(Ok(u32::try_from(left).unwrap_or(u32::MAX))),
-                (Err(_), Some(memory)) => Ok(memory.take_result(&key, &quota)),
-                (Err(unavailable), None) => Err(unavailable),
-            }
+            let answer = match redis.admit("take", ask).await {
+                Ok(answers) => answers.only_bucket(),
+                Err((unavailable, _)) => Err(unavailable),
+            };
+            or_memory(answer, otherwise.as_deref(), &key, &quota)
         })
+    }
+
+    fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
+        let answer = request.get::<Admitted>().and_then(|admitted| {
+            let owner = self.owner(key.as_ref());
+            admitted.bucket(&owner, micros(quota), quota.burst().get())
+        });
+        match answer {
+            Some(answer) => {
+                let memory = self.otherwise.as_deref();
+                Box::pin(ready(or_memory(answer, memory, &key, quota)))
+            }
+            None => self.take(key, quota),
+        }
     }
 
     fn set_quotas(&self, quotas: &[Quota]) {

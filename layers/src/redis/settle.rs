@@ -5,10 +5,11 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::{Pipeline, Value};
+use ::redis::Cmd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::ask::open_of;
 use super::{Redis, RedisScript};
 
 static SETTLE: LazyLock<RedisScript> =
@@ -16,8 +17,10 @@ static SETTLE: LazyLock<RedisScript> =
 
 /// The settlements that can wait. One takes about 200 bytes.
 const QUEUE: usize = 4096;
-/// The settlements of one round trip.
-const BATCH: usize = 64;
+/// The settlements of one call.
+const BATCH: usize = 256;
+/// A call waits so long for further settlements: meanwhile the reservations count.
+const LINGER: Duration = Duration::from_millis(10);
 /// After so many refusals a batch is dropped, so that it does not hold up the others.
 const ATTEMPTS: u32 = 100;
 /// The wait after Redis has refused a batch, as it does without memory.
@@ -80,7 +83,13 @@ async fn send_all(
     dropped: Arc<AtomicU64>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
+    while queue.recv_many(&mut batch, 1).await > 0 {
+        sleep(LINGER).await;
+        while batch.len() < BATCH
+            && let Ok(settlement) = queue.try_recv()
+        {
+            batch.push(settlement);
+        }
         let mut attempts = 0;
         loop {
             redis.connected().await;
@@ -100,22 +109,24 @@ async fn send_all(
     }
 }
 
-/// Sends a batch in one round trip. Returns whether all of it has arrived.
+/// Sends a batch in one call. Returns whether all of it has arrived.
 pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) -> bool {
-    let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
-    // Redis forgets scripts when it restarts.
-    pipeline.cmd("SCRIPT").arg("LOAD").arg(SETTLE.1);
-    for settlement in batch {
-        let hash = SETTLE.0.get_hash();
-        let call = pipeline.cmd("EVALSHA").arg(hash).arg(2);
-        call.arg(&settlement.account);
-        call.arg(format!("{}:open", settlement.account));
-        call.arg(&settlement.reservation).arg(settlement.used);
+    let command = |is_first: bool| {
+        let mut call = Cmd::with_capacity(4 + 4 * batch.len(), 64 + 256 * batch.len());
+        call.arg("EVALSHA").arg(SETTLE.hash()).arg(2 * batch.len());
+        for settlement in batch {
+            let account = &settlement.account;
+            call.arg(account).arg(open_of(account));
+        }
         call.arg(u8::from(is_first));
-    }
+        for settlement in batch {
+            call.arg(&settlement.reservation).arg(settlement.used);
+        }
+        call
+    };
     let sent = redis
         .call("settle", async |mut connection| {
-            pipeline.query_async::<Vec<Value>>(&mut connection).await
+            SETTLE.call::<()>(&command(is_first), &mut connection).await
         })
         .await;
     sent.is_ok()

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -30,13 +31,13 @@ impl Server {
 
     /// Starts it again on its port, without data.
     pub(super) fn restart(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         let port = self.port.to_string();
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", ""]);
         command.args(&self.arguments).stdout(Stdio::null());
         match command.spawn() {
             Ok(process) => self.process = Some(process),
-            Err(error) => eprintln!("skipped: redis-server cannot be started ({error})"),
+            Err(error) => eprintln!("skipped: the server of Redis cannot be started ({error})"),
         }
         self.process.is_some()
     }
@@ -72,6 +73,11 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The program of the server: that of `REDIS_BIN`, which can be Valkey's, or `redis-server`.
+pub(super) fn program() -> OsString {
+    std::env::var_os("REDIS_BIN").unwrap_or_else(|| "redis-server".into())
 }
 
 pub(super) fn free_port() -> u16 {

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::settle::{self, Settlement};
-use super::test_server::{Server, free_port};
+use super::test_server::{Server, free_port, program};
 use super::*;
 use crate::rate_limit::{MemoryBuckets, Quota, RateStore};
 use crate::store::{Replicas, StoreUnavailable};
@@ -469,7 +469,7 @@ async fn a_sentinel_names_the_server() {
         server.port
     );
     std::fs::write(&file, config).unwrap();
-    let mut sentinel = std::process::Command::new("redis-server")
+    let mut sentinel = std::process::Command::new(program())
         .arg(&file)
         .arg("--sentinel")
         .stdout(std::process::Stdio::null())

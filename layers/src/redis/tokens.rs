@@ -2,25 +2,24 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::Extensions;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::Redis;
+use super::admit::{AccountAnswer, Admitted, GrantedAccount};
+use super::ask::{AccountAsk, Ask, Asked, Owner};
 use super::settle::{Settlement, Settlements};
-use super::{Redis, RedisScript};
 use crate::store::StoreUnavailable;
 use crate::token_limit::{
     Budget, BudgetState, Granted, MemoryReservation, MemoryStore, ReserveResult, TokenStore, Window,
 };
-
-static RESERVE: LazyLock<RedisScript> =
-    LazyLock::new(|| RedisScript::new(include_str!("reserve.lua")));
 
 /// The default of [`RedisTokens::with_reservation_expiry`].
 const LASTS: Duration = Duration::from_secs(30 * 60);
@@ -122,12 +121,8 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
         self.settlements.settled().await;
     }
 
-    fn account(&self, key: Option<&K>) -> String {
-        let name = match key {
-            Some(key) => format!("key {}", (self.name_of)(key)),
-            None => "none".to_owned(),
-        };
-        self.redis.key(&self.kind, &name)
+    fn owner(&self, key: Option<&K>) -> Owner {
+        Owner::new(&self.kind, key.map(|key| (self.name_of)(key)))
     }
 
     /// Records what Redis said, for `used`.
@@ -150,14 +145,6 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
             self.memory.settle(granted.reservation, used);
         }
     }
-}
-
-/// A budget with its current window.
-#[derive(Clone, Copy)]
-struct Asked {
-    budget: Budget,
-    start: Timestamp,
-    left: Duration,
 }
 
 impl Asked {
@@ -187,47 +174,67 @@ enum Reserved<K> {
 }
 
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
-    async fn ask(
+    /// The budgets with their current windows.
+    fn asked(&self, budgets: &[Budget]) -> Vec<Asked> {
+        let now = self.memory.now();
+        let asked = budgets.iter().map(|budget| {
+            let span = budget.window().span(now, &self.zone);
+            Asked {
+                budget: *budget,
+                start: span.start,
+                left: span.left(now),
+            }
+        });
+        asked.collect()
+    }
+
+    /// What is asked for a key.
+    pub(super) fn ask(&self, key: Option<&K>, budgets: &[Budget], tokens: u64) -> AccountAsk {
+        let owner = self.owner(key);
+        let account = self.redis.key(&self.kind, &owner.name);
+        AccountAsk::new(
+            owner,
+            account,
+            tokens,
+            self.lasts,
+            self.asked(budgets),
+            self.settlements.clone(),
+        )
+    }
+
+    /// The result by Redis' answer; without one, that of the memory store if it is to be used.
+    fn result(
         &self,
-        key: Option<&K>,
+        key: Option<K>,
         asked: &[Asked],
         tokens: u64,
+        answer: Result<AccountAnswer, StoreUnavailable>,
     ) -> Result<ReserveResult<RedisReservation<K>>, StoreUnavailable> {
-        let account = self.account(key);
-        let open = format!("{account}:open");
-        let answer: Vec<String> = self
-            .redis
-            .call("reserve", async |mut connection| {
-                let mut call = RESERVE.0.prepare_invoke();
-                call.key(&account).key(&open);
-                call.arg(id())
-                    .arg(tokens)
-                    .arg(self.lasts.as_millis().to_string());
-                for asked in asked {
-                    call.arg(asked.budget.window().name());
-                    call.arg(asked.budget.tokens());
-                    call.arg(asked.start.as_second());
-                    call.arg(asked.left.as_millis().to_string());
-                }
-                call.invoke_async(&mut connection).await
-            })
-            .await?;
-        let [granted, reservation, lefts @ ..] = &*answer else {
-            return Err(StoreUnavailable::new("Redis: an unexpected response"));
+        let budgets = || asked.iter().map(|asked| asked.budget);
+        let AccountAnswer { lefts, granted } = match answer {
+            Ok(answer) => answer,
+            Err(_) if self.falls_back => {
+                let budgets: Vec<Budget> = budgets().collect();
+                return Ok(self.reserve_in_memory(key, &budgets, tokens));
+            }
+            Err(unavailable) => return Err(unavailable),
         };
-        let lefts: Vec<u64> = lefts.iter().map(|left| left.parse().unwrap_or(0)).collect();
-        self.note(key, asked, &lefts);
+        self.note(key.as_ref(), asked, &lefts);
         let states = asked.iter().zip(&lefts);
         let states = states.map(|(asked, left)| asked.state(*left));
-        if granted == "1" {
-            let budgets = asked.iter().map(|asked| asked.budget).collect();
+        if let Some(GrantedAccount {
+            account,
+            reservation,
+        }) = granted
+        {
+            let reserved = Reserved::InRedis {
+                key,
+                account,
+                reservation,
+                budgets: budgets().collect(),
+            };
             return Ok(Ok(Granted {
-                reservation: RedisReservation(Box::new(Reserved::InRedis {
-                    key: key.cloned(),
-                    account,
-                    reservation: reservation.clone(),
-                    budgets,
-                })),
+                reservation: RedisReservation(Box::new(reserved)),
                 budget_states: states.collect(),
             }));
         }
@@ -252,22 +259,6 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
     }
 }
 
-/// Unique among all processes: a random part for each process, and a number.
-fn id() -> String {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| {
-        // The seed of the standard library's maps, which is random for each process.
-        use std::hash::{BuildHasher, RandomState};
-        let now = Timestamp::now().as_nanosecond();
-        RandomState::new().hash_one((std::process::id(), now))
-    });
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!(
-        "{:016x}-{:x}",
-        *PROCESS,
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
-}
-
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens<K> {
     type Reservation = RedisReservation<K>;
     type Reserving = Pin<
@@ -278,27 +269,33 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
     >;
 
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
-        let now = self.memory.now();
-        let asked = budgets.iter().map(|budget| {
-            let span = budget.window().span(now, &self.zone);
-            Asked {
-                budget: *budget,
-                start: span.start,
-                left: span.left(now),
-            }
-        });
-        let asked: Vec<Asked> = asked.collect();
-        let store = self.clone();
+        let (store, asked) = (self.clone(), self.asked(budgets));
+        let mut ask = Ask::default();
+        ask.account(self.ask(key.as_ref(), budgets, tokens));
         Box::pin(async move {
-            let answer = store.ask(key.as_ref(), &asked, tokens).await;
-            match answer {
-                Err(_) if store.falls_back => {
-                    let budgets: Vec<Budget> = asked.iter().map(|asked| asked.budget).collect();
-                    Ok(store.reserve_in_memory(key, &budgets, tokens))
-                }
-                answer => answer,
-            }
+            let answer = match store.redis.admit("reserve", ask).await {
+                Ok(answers) => answers.only_account(),
+                Err((unavailable, _)) => Err(unavailable),
+            };
+            store.result(key, &asked, tokens, answer)
         })
+    }
+
+    fn reserve_for(
+        &self,
+        request: &Extensions,
+        key: Option<K>,
+        budgets: &[Budget],
+        tokens: u64,
+    ) -> Self::Reserving {
+        if let Some(admitted) = request.get::<Admitted>() {
+            let asked = self.asked(budgets);
+            let owner = self.owner(key.as_ref());
+            if let Some(answer) = admitted.account(&owner, &asked, tokens) {
+                return Box::pin(ready(self.result(key, &asked, tokens, answer)));
+            }
+        }
+        self.reserve(key, budgets, tokens)
     }
 
     fn settle(&self, reservation: Self::Reservation, used: u64) {

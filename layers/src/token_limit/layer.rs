@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+#[cfg(feature = "redis")]
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::request::Parts;
@@ -78,6 +80,31 @@ where
 {
     /// The default deadline for a store's response; see [`with_deadline`](Self::with_deadline).
     pub const DEFAULT_DEADLINE: Duration = StorePolicy::DEFAULT_DEADLINE;
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn store(&self) -> &T {
+        &self.limit.store
+    }
+
+    /// What a request reserves in the store: the key and its budgets; `None` if it is not counted.
+    ///
+    /// # Errors
+    /// The layer refuses the request because it has no key.
+    #[cfg(feature = "redis")]
+    #[expect(clippy::type_complexity, reason = "the arguments of the store")]
+    pub(crate) fn reserves(
+        &self,
+        request: &Parts,
+    ) -> Result<Option<(Option<K>, Arc<[Budget]>)>, NoLimitKey> {
+        if !self.limit.is_on.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let key = self.limit.key(request)?;
+        Ok(key.map(|key| {
+            let budgets = self.limit.budgets(key.as_ref());
+            (key, budgets)
+        }))
+    }
 
     /// Like [`new`](TokenLimitLayer::new), with another store.
     pub fn with_store(store: T, budgets: impl IntoIterator<Item = Budget>, key_of: X) -> Self {

@@ -60,7 +60,9 @@ where
             Err(refusal) => return TokenLimitFuture::refused(refusal.into()),
         };
         let budgets = limit.budgets(key.as_ref());
-        let reserving = limit.store.reserve(key, &budgets, estimate);
+        let reserving = limit
+            .store
+            .reserve_for(request.extensions(), key, &budgets, estimate);
         let next = self.inner.clone();
         let ready_service = std::mem::replace(&mut self.inner, next);
         TokenLimitFuture::reserving(reserving, ready_service, request, limit, estimate)

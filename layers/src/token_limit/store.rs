@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use http::Extensions;
+
 use super::Budget;
 use crate::store::StoreUnavailable;
 
@@ -27,6 +29,20 @@ pub trait TokenStore<K> {
     /// An estimate above a whole budget counts as the whole budget, so that a high estimate does
     /// not make a request impossible.
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving;
+
+    /// As [`reserve`](Self::reserve), for the request with these extensions. An outer layer can have asked
+    /// an external store for several limits at once; the answer is in the extensions then, and the store
+    /// takes it from there. By default this is `reserve`.
+    fn reserve_for(
+        &self,
+        request: &Extensions,
+        key: Option<K>,
+        budgets: &[Budget],
+        tokens: u64,
+    ) -> Self::Reserving {
+        let _ = request;
+        self.reserve(key, budgets, tokens)
+    }
 
     /// Replaces a reservation by the used tokens. Called from `Drop`, so it must not block: an
     /// external store puts it into its own bounded queue.

@@ -27,7 +27,7 @@ impl Redis {
         let process = match spawn(port, &arguments) {
             Ok(process) => process,
             Err(error) => {
-                eprintln!("skipped: redis-server cannot be started ({error})");
+                eprintln!("skipped: the server of Redis cannot be started ({error})");
                 return None;
             }
         };
@@ -89,7 +89,9 @@ pub(crate) fn free_port() -> u16 {
 
 fn spawn(port: u16, arguments: &[String]) -> std::io::Result<Child> {
     let port = port.to_string();
-    Command::new("redis-server")
+    // `REDIS_BIN` can name Valkey's.
+    let program = std::env::var_os("REDIS_BIN").unwrap_or_else(|| "redis-server".into());
+    Command::new(program)
         .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
         .args(arguments)
         .stdout(Stdio::null())
