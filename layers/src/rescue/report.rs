@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
@@ -42,6 +42,12 @@ type ErrorHook = dyn Fn(&(dyn Error + Send + Sync + 'static)) + Send + Sync;
 /// The text for the client if the error is not a [`Failure`].
 const INTERNAL: &str = "internal error: the gateway could not answer this request";
 const INTERNAL_KIND: &str = "internal_error";
+
+/// With `false`, OpenAI's and Anthropic's clients report the error at once. Without it, some of them wait for
+/// any `Retry-After`: a caller would get no error before a budget of the day begins anew.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// After a longer `Retry-After` a client is told not to retry by itself.
+const LONGEST_CLIENT_WAIT: Duration = Duration::from_secs(60);
 
 pin_project! {
     /// The data of a request until the end of its response, in one box, because futures and bodies
@@ -152,6 +158,9 @@ impl Reporter {
             failure.write_headers(headers);
             if let Some(after) = failure.retry_after() {
                 headers.insert(RETRY_AFTER, whole_seconds(after));
+                if after > LONGEST_CLIENT_WAIT {
+                    headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+                }
             }
         }
         answer

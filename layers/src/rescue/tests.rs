@@ -48,6 +48,30 @@ impl Fail for Busy {
     }
 }
 
+/// A budget of a day is used up.
+#[derive(Debug)]
+struct Exhausted(Duration);
+impl std::fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no tokens are left today")
+    }
+}
+impl std::error::Error for Exhausted {}
+impl Fail for Exhausted {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::TOO_MANY_REQUESTS
+    }
+    fn kind(&self) -> &'static str {
+        "exhausted"
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        Some(self.0)
+    }
+}
+
 fn busy() -> BoxError {
     Failure::from(Busy).into()
 }
@@ -211,6 +235,26 @@ async fn an_error_is_sent_in_the_dialect_of_the_route() {
         assert_eq!(outcome.error, Some("busy"));
         assert_eq!(outcome.status, Some(StatusCode::SERVICE_UNAVAILABLE));
         assert_eq!(outcome.ending, Ending::Open, "the answer is yet to be sent");
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_told_not_to_wait_longer_than_a_minute_by_itself() {
+    for (seconds, told) in [
+        (1, None),
+        (60, None),
+        (61, Some("false")),
+        (45_771, Some("false")),
+    ] {
+        let error = move || Failure::from(Exhausted(Duration::from_secs(seconds))).into();
+        let (answer, _) = error_answer(Method::POST, "/v1/chat/completions", error).await;
+        assert_eq!(answer.headers()["retry-after"], seconds.to_string());
+        let should_retry = answer.headers().get("x-should-retry");
+        assert_eq!(
+            should_retry.map(|value| value.to_str().unwrap()),
+            told,
+            "{seconds} s"
+        );
     }
 }
 
