@@ -105,6 +105,9 @@ fn what_another_process_has_served_puts_a_key_behind() {
     for _ in 0..3 {
         other.wait("bob", 10);
     }
+    // Both have the same scale from the beginning.
+    other.tell(&mut sums);
+    other.hear(&sums, NO_LIMIT);
     for _ in 0..3 {
         one.serve("ada", 10);
     }
