@@ -40,9 +40,13 @@ impl Redis {
         Some(server)
     }
 
-    /// Ends it at once, and starts another one on its port, without data.
-    pub(crate) async fn restart(&mut self) {
+    /// Ends it at once.
+    pub(crate) async fn stop(&mut self) {
         self.process.kill().await.unwrap();
+    }
+
+    /// Starts another one on its port, without data.
+    pub(crate) async fn start_again(&mut self) {
         self.process = spawn(self.port, &self.arguments).unwrap();
         self.until_up().await;
     }
