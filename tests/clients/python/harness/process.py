@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -31,9 +32,19 @@ def eventually(condition: Callable[[], Any], what: str, limit: float = 5.0) -> A
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port on which nothing listens.
+
+    It is below those that Linux gives to outgoing connections: one of them could take the port of a server that is
+    started again later.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 # The harness asks servers on loopback, whatever proxy the environment names.
