@@ -18,6 +18,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use crate::api;
 use crate::fault::Ending;
@@ -66,10 +67,10 @@ impl Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
-    /// The listener is closed.
-    Refusing(Duration),
-    /// Accepted connections are reset.
-    Resetting(Duration),
+    /// The listener is closed until then.
+    Refusing(Instant),
+    /// Accepted connections are reset until then.
+    Resetting(Instant),
     /// The server has ended, with its connections.
     Closed,
 }
@@ -100,10 +101,10 @@ pub(crate) async fn accept(
         let now = *gate.borrow_and_update();
         match now {
             Gate::Closed => return,
-            Gate::Refusing(length) => {
+            Gate::Refusing(until) => {
                 listener = None;
                 tokio::select! {
-                    () = tokio::time::sleep(length) => server.reopen(now),
+                    () = sleep_until(until) => server.reopen(now),
                     _ = gate.changed() => {}
                 }
                 continue;
@@ -122,7 +123,7 @@ pub(crate) async fn accept(
         };
         let resets_end = async {
             match now {
-                Gate::Resetting(length) => tokio::time::sleep(length).await,
+                Gate::Resetting(until) => sleep_until(until).await,
                 _ => std::future::pending().await,
             }
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::fault::{Fault, FaultKind, Faults};
@@ -75,12 +76,10 @@ impl Server {
         }
         match fault.kind {
             FaultKind::Refuse { ms } => {
-                self.gate
-                    .send_replace(Gate::Refusing(Duration::from_millis(ms)));
+                self.gate.send_replace(Gate::Refusing(in_millis(ms)));
             }
             FaultKind::ResetAccepts { ms } => {
-                self.gate
-                    .send_replace(Gate::Resetting(Duration::from_millis(ms)));
+                self.gate.send_replace(Gate::Resetting(in_millis(ms)));
             }
             _ => self.faults.arm(fault),
         }
@@ -117,6 +116,12 @@ impl Server {
         self.scheduler.describe(&mut state);
         state
     }
+}
+
+/// The time after these milliseconds; after a day if there are more.
+fn in_millis(ms: u64) -> Instant {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    Instant::now() + Duration::from_millis(ms).min(LONGEST)
 }
 
 /// The options of a simulated server.
