@@ -114,12 +114,12 @@ impl AccountAsk {
 
     /// Whether the answer is valid for this number of tokens. A reservation of more tokens is.
     fn answers(&self, asked: &[Asked], tokens: u64) -> bool {
-        let budgets = |asked: &[Asked]| asked.iter().map(|asked| asked.budget).collect::<Vec<_>>();
+        let budgets = |asked: &Asked| asked.budget;
         let is_enough = match self.held.reservation {
             Some(_) => self.tokens >= tokens,
             None => self.tokens == tokens,
         };
-        is_enough && budgets(&self.asked) == budgets(asked)
+        is_enough && self.asked.iter().map(budgets).eq(asked.iter().map(budgets))
     }
 }
 

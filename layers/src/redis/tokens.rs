@@ -269,9 +269,11 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
     >;
 
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
-        let (store, asked) = (self.clone(), self.asked(budgets));
+        let store = self.clone();
+        let account = self.ask(key.as_ref(), budgets, tokens);
+        let asked = account.asked.clone();
         let mut ask = Ask::default();
-        ask.account(self.ask(key.as_ref(), budgets, tokens));
+        ask.account(account);
         Box::pin(async move {
             let answer = match store.redis.admit("reserve", ask).await {
                 Ok(answers) => answers.only_account(),
