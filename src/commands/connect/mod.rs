@@ -17,9 +17,9 @@ use std::time::Duration;
 use clap::Args;
 use llamatower_layers::live::Live;
 
-use crate::cli::Exit;
+use crate::commands::arguments::Exit;
+use crate::commands::manage::{one_key, read_key};
 use crate::edge::{BindError, Edge, EdgeConfig, Hosts, ListenAddr, Origins, Shutdown};
-use crate::manage::{one_key, read_key};
 use crate::ollama::upstream::{Address, Authorization};
 use crate::settings::{CLIENT_KEY, Environment};
 use gateway::{Gateway, NotReady};

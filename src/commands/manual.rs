@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::cli::Arguments;
+use crate::commands::arguments::Arguments;
 use crate::version;
 
 /// The name that completions complete.

@@ -10,9 +10,9 @@ use llamatower_layers::live::Live;
 use llamatower_layers::model_alias::{Aliases, Candidate};
 use llamatower_layers::{Fail, Failure, LlmRequest, ModelName, Operation, RouteMatch, Side};
 
-use crate::networks::name_of;
+use crate::clients::networks::name_of;
+use crate::clients::request_filter::RequestFilter;
 use crate::ollama::fleet::ModelPattern;
-use crate::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 type PatternsByKey = BTreeMap<Arc<str>, Arc<[ModelPattern]>>;

@@ -8,7 +8,7 @@ use super::figures::{Figures, GOOD, WARM_UP};
 use super::policy::PolicyKind;
 use super::scenario::Scenario;
 use super::{PATIENCE, trace};
-use crate::cli::SimulateArguments;
+use crate::commands::arguments::SimulateArguments;
 
 /// The figures of all scenarios.
 #[derive(Debug, Serialize)]

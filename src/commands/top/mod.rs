@@ -29,7 +29,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::manage::{GatewayClient, ManageError, OperatorArguments};
+use crate::commands::manage::{GatewayClient, ManageError, OperatorArguments};
 use state::State;
 
 /// The arguments of `llamatower top`.
@@ -60,7 +60,7 @@ pub(crate) async fn run(
     let text = match as_json {
         true => format!(
             "{:#}\n",
-            crate::manage::read::<serde_json::Value>(&page, "show the gateway")?
+            crate::commands::manage::read::<serde_json::Value>(&page, "show the gateway")?
         ),
         false => {
             let mut state = State::new(Timestamp::now(), TimeZone::system());

@@ -27,7 +27,7 @@ use std::io::Write;
 use indicatif::{ProgressBar, ProgressStyle};
 use llamatower_sim::comparison::PATIENCE;
 
-use crate::cli::SimulateArguments;
+use crate::commands::arguments::SimulateArguments;
 use figures::Figures;
 use policy::PolicyKind;
 use report::{Report, ScenarioReport};

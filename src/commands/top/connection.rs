@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::actions::Action;
-use crate::manage::{GatewayClient, Lines, ManageError, read, set_cordoned};
+use crate::commands::manage::{GatewayClient, Lines, ManageError, read, set_cordoned};
 use crate::status::{Decisions, Overview};
 
 /// The time in which the gateway must begin to respond.

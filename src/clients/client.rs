@@ -7,8 +7,8 @@ use std::sync::Arc;
 use http::request::Parts;
 use llamatower_layers::{ClientAddress, Outcome};
 
-use crate::delegation::{DelegatedUser, key_of_user};
-use crate::networks::name_of;
+use crate::clients::delegation::{DelegatedUser, key_of_user};
+use crate::clients::networks::name_of;
 
 /// The unit for which requests are counted: a key, a user that a key names, or an address if the
 /// request has no key. The name of a client's network counts like that of a key.

@@ -12,20 +12,21 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::time::MissedTickBehavior;
 
-use crate::cli::{Arguments, CheckArguments, Command, Exit, SimulateArguments};
-use crate::connect::ConnectArguments;
-use crate::doctor::Options;
+use super::arguments::{Arguments, CheckArguments, Command, Exit, SimulateArguments};
+use super::connect::ConnectArguments;
+use super::doctor::Options;
+use super::healthcheck::Target;
+use super::keygen::KeygenArguments;
+use super::manage::ManageError;
+use super::simulate::SimulateError;
+use super::{check, connect as connecting, demo, doctor, manage, manual, top};
 use crate::edge::Shutdown;
 use crate::gateway::{Gateway, StartError};
-use crate::healthcheck::Target;
-use crate::keygen::KeygenArguments;
-use crate::manage::ManageError;
 use crate::reload::{Cause, Difference, EXPIRY_INTERVAL, Reloader};
 use crate::settings::{self, Environment, Listener, Loaded, Settings};
 use crate::signals::{Hangup, Hangups};
-use crate::simulate::SimulateError;
 use crate::telemetry::{Metrics, Telemetry, TelemetryConfig, suppresses_warnings};
-use crate::{check, connect as connecting, demo, doctor, manage, manual, top, version};
+use crate::version;
 
 /// Time limit for exporters to send pending data at exit.
 const TELEMETRY_FLUSH: Duration = Duration::from_secs(5);
@@ -334,7 +335,7 @@ fn block_on_current_thread<T>(work: impl Future<Output = T>) -> io::Result<T> {
 }
 
 fn keygen(arguments: &KeygenArguments) -> Exit {
-    match crate::keygen::run(arguments) {
+    match crate::commands::keygen::run(arguments) {
         Ok(text) => print(text),
         Err(error) => print_error(error, Exit::Failed),
     }
@@ -364,7 +365,7 @@ fn connect(arguments: &ConnectArguments) -> Exit {
 }
 
 fn simulate(arguments: &SimulateArguments) -> Exit {
-    match crate::simulate::run(arguments, &mut io::stdout().lock()) {
+    match crate::commands::simulate::run(arguments, &mut io::stdout().lock()) {
         Ok(()) => Exit::Done,
         // The reader of the output has left; nobody would read the error.
         Err(SimulateError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {

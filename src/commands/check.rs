@@ -5,7 +5,7 @@ use std::path::Path;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::manage::{GatewayClient, ManageError, OperatorArguments};
+use crate::commands::manage::{GatewayClient, ManageError, OperatorArguments};
 use crate::reload::{Difference, InForce};
 use crate::settings::{EffectiveSetting, Loaded, Problem, SettingsError};
 use crate::version;

@@ -17,7 +17,7 @@ use super::actions::Action;
 use super::connection::{self, Told};
 use super::render::Screen;
 use super::state::{Command, State};
-use crate::manage::{GatewayClient, ManageError};
+use crate::commands::manage::{GatewayClient, ManageError};
 
 /// How often the screen is drawn if nothing comes, because times go on.
 const TICK: Duration = Duration::from_secs(1);

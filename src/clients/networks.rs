@@ -14,7 +14,7 @@ use llamatower_layers::api_key::{Identity, Role};
 use llamatower_layers::live::Live;
 use llamatower_layers::{ClientAddress, Failure, Record};
 
-use crate::request_filter::RequestFilter;
+use crate::clients::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 /// The name of a client's network; an extension of a request without a key.

@@ -3,9 +3,9 @@
 use ratatui::crossterm::event::KeyCode::{self, Backspace, Char, Down, End, Enter, Esc, Home, Up};
 
 use super::*;
-use crate::top::actions::Action;
-use crate::top::panes::Pane;
-use crate::top::state::Mode;
+use crate::commands::top::actions::Action;
+use crate::commands::top::panes::Pane;
+use crate::commands::top::state::Mode;
 
 fn selected(state: &State) -> String {
     state.selected_key().unwrap()

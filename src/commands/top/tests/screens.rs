@@ -6,7 +6,7 @@ use ratatui::crossterm::event::KeyCode;
 use ratatui::style::Color;
 
 use super::*;
-use crate::top::snapshot;
+use crate::commands::top::snapshot;
 
 #[test]
 fn the_tables_share_a_small_screen() {
@@ -241,6 +241,9 @@ fn a_line_says_why_usage_is_not_kept_while_it_is_not() {
         state.receive("state", part);
         let drawn = screen_of(&state, 100, 30);
         assert_eq!(drawn.contains(line), is_told, "{drawn}");
-        assert_eq!(crate::top::snapshot::text(&state).contains(line), is_told);
+        assert_eq!(
+            crate::commands::top::snapshot::text(&state).contains(line),
+            is_told
+        );
     }
 }

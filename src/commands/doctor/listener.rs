@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::report::{Level, Report};
-use crate::healthcheck::Target;
+use crate::commands::healthcheck::Target;
 use crate::settings::{Listener, Settings};
 
 pub(super) async fn examine(settings: &Settings, report: &mut Report) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::arguments::OperatorArguments;
 use super::error::ManageError;
-use crate::healthcheck::Target;
+use crate::commands::healthcheck::Target;
 use crate::ollama::everywhere::SERVERS;
 use crate::settings::{ADMIN_KEY, Environment, Listening, Settings, SettingsError};
 use crate::tls::OwnTrust;

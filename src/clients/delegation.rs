@@ -11,7 +11,7 @@ use llamatower_layers::live::Live;
 use llamatower_layers::{Fail, Failure, Record, Side};
 use percent_encoding::percent_decode_str;
 
-use crate::request_filter::RequestFilter;
+use crate::clients::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 /// Separates the name of a key from that of its user. It cannot be in the name of a key.

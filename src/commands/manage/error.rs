@@ -1,6 +1,6 @@
 //! Why a command for a running gateway failed.
 
-use crate::cli::Exit;
+use crate::commands::arguments::Exit;
 
 /// Why a command for a running gateway failed.
 #[derive(Debug, thiserror::Error)]

@@ -6,11 +6,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 
-use crate::connect::ConnectArguments;
-use crate::keygen::KeygenArguments;
-use crate::manage::{ModelsArguments, OperatorArguments, ServerArguments, UsageArguments};
+use crate::commands::connect::ConnectArguments;
+use crate::commands::keygen::KeygenArguments;
+use crate::commands::manage::{
+    ModelsArguments, OperatorArguments, ServerArguments, UsageArguments,
+};
+use crate::commands::top::TopArguments;
 use crate::settings::CONFIG_FILE;
-use crate::top::TopArguments;
 
 /// An LLM gateway in front of Ollama.
 #[derive(Debug, Parser)]

@@ -11,7 +11,7 @@ use llamatower_layers::BoxError;
 use serde::Deserialize;
 use tower::ServiceExt;
 
-use crate::manage::error_text;
+use crate::commands::manage::error_text;
 use crate::ollama::upstream::{Access, Address, Authorization, PoolLimits, Trust, Upstream};
 
 /// The time to open a connection, with TLS.

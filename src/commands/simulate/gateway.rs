@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::server::{BLOCK_TOKENS, Durations, Request, Time};
 use super::simple::ATTEMPTS;
 use super::world::{Arrival, Balancer, Io};
-use crate::client::Client;
+use crate::clients::Client;
 use crate::ollama::fleet::estimates::{Estimates, Expected, real_cost};
 use crate::ollama::fleet::outlier::{Outcome, Outliers, Reason, Standing};
 use crate::ollama::fleet::policy::{

@@ -1,7 +1,7 @@
 //! The lines above the tables: the replicas, and what an operator must act on.
 
 use super::*;
-use crate::top::snapshot;
+use crate::commands::top::snapshot;
 
 /// The gateway with these fields.
 fn gateway(fields: &str) -> String {

@@ -68,7 +68,7 @@ fn text_of(terminal: &Terminal<TestBackend>) -> String {
 /// Compares a screen with the one in a file.
 #[track_caller]
 fn assert_screen(name: &str, screen: &str) {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/top/tests");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/commands/top/tests");
     let path = folder.join(format!("{name}.txt"));
     if std::env::var_os("LLAMATOWER_WRITE_SCREENS").is_some() {
         std::fs::write(&path, screen).unwrap();
