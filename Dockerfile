@@ -52,7 +52,7 @@ LABEL org.opencontainers.image.title="llamatower" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${COMMIT}"
 COPY --from=build /llamatower /usr/bin/llamatower
-COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/llamatower/
+COPY LICENSE-MIT LICENSE-APACHE deploy/THIRD-PARTY.txt /usr/share/doc/llamatower/
 COPY --from=build --chown=65532:65532 --chmod=700 /state /var/lib/llamatower
 ENV LLAMATOWER_LISTEN=0.0.0.0:3000
 # Mount a volume there to keep usage, token budgets and cordons when the container is replaced.

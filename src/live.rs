@@ -19,13 +19,13 @@ use llamatower_layers::store::{WhenUnavailable, WithoutKey};
 use llamatower_layers::token_limit::Budget;
 use llamatower_layers::{Operation, RouteMatch};
 
-use crate::client::Client;
+use crate::clients::Client;
+use crate::clients::delegation::Delegation;
+use crate::clients::model_rules::ModelRules;
+use crate::clients::networks::Networks;
 use crate::cloud::CloudClients;
-use crate::delegation::Delegation;
 use crate::edge::Hosts;
-use crate::model_rules::ModelRules;
 use crate::model_sync::SyncRules;
-use crate::networks::Networks;
 use crate::ollama::fleet::Share;
 use crate::reload::{Cause, InForce, Reloaded};
 use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use llamatower::cli::Arguments;
+use llamatower::commands::arguments::Arguments;
 
 fn main() -> ExitCode {
-    llamatower::run::run(Arguments::parse()).into()
+    llamatower::commands::run::run(Arguments::parse()).into()
 }

@@ -48,10 +48,11 @@ use tower_http::sensitive_headers::{
 use uuid::Uuid;
 
 use crate::activity::Activity;
-use crate::client::Client;
+use crate::clients::Client;
+use crate::clients::model_rules::ModelRules;
+use crate::clients::request_filter::RequestFilterLayer;
 use crate::cloud::{self, Cloud, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
-use crate::model_rules::ModelRules;
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -59,7 +60,6 @@ use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
-use crate::request_filter::RequestFilterLayer;
 use crate::settings::{Cache, Limits, Settings};
 use crate::shared::{Rates, Tokens};
 use crate::telemetry::{

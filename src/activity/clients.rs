@@ -3,7 +3,7 @@
 use foldhash::HashMap;
 
 use super::FinishedRequest;
-use crate::client::Client;
+use crate::clients::Client;
 
 /// The number of clients that are kept. The others share one row.
 const CLIENTS: usize = 256;

@@ -19,7 +19,7 @@ pub use intervals::{INTERVAL, IntervalTotals};
 pub use request::FinishedRequest;
 pub(crate) use request::{has_failed, was_refused};
 
-use crate::client::Client;
+use crate::clients::Client;
 use clients::Clients;
 use intervals::Intervals;
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use llamatower_layers::usage::Usage;
 use llamatower_layers::{Ending, Outcome};
 
-use crate::client::Client;
+use crate::clients::Client;
 use crate::cloud::SentToCloud;
 use crate::ollama::fleet::{LatestChoice, Terms};
 use crate::telemetry::{bounded, trace_id};

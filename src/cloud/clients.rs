@@ -9,8 +9,8 @@ use llamatower_layers::live::Live;
 use llamatower_layers::llm_request::ModelSource;
 use llamatower_layers::{Fail, Failure, LlmRequest, ModelName, Side};
 
-use crate::networks::name_of;
-use crate::request_filter::RequestFilter;
+use crate::clients::networks::name_of;
+use crate::clients::request_filter::RequestFilter;
 use crate::settings::Settings;
 
 /// The clients whose requests may be sent to a cloud. Clones share the rules, which can be changed

@@ -22,7 +22,7 @@ use llamatower_layers::{BoxError, Record};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::{Cloud, NAME, broken, refused};
-use crate::client::Client;
+use crate::clients::Client;
 use crate::ollama;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::hygiene::{clean_request, clean_response};

@@ -40,8 +40,8 @@ use llamatower_layers::ModelName;
 use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::{Budget, Window};
 
-use crate::client::Client;
-use crate::model_rules::ModelRules;
+use crate::clients::Client;
+use crate::clients::model_rules::ModelRules;
 use crate::ollama::upstream::{Access, Address};
 use crate::openai::Server;
 use crate::openai::models::Model;

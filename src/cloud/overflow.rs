@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
-use crate::client::Client;
-use crate::model_rules::ModelRules;
+use crate::clients::Client;
+use crate::clients::model_rules::ModelRules;
 use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;

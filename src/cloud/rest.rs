@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use llamatower_layers::{BoxError, Failure};
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::clients::Client;
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 
 /// The rest after a refusal for too many requests that does not say how long to wait.

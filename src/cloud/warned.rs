@@ -6,7 +6,7 @@ use foldhash::HashMap;
 use llamatower_layers::token_limit::TokensExhausted;
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::clients::Client;
 
 /// So many clients are remembered; further ones are not told, so that the log and the memory stay small.
 const MOST_CLIENTS: usize = 10_000;

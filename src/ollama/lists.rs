@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fleet::{Backend, Unreachable};
-use crate::model_rules::VisibleModels;
+use crate::clients::model_rules::VisibleModels;
 use crate::openai::models;
 
 /// Models that lists have beside those of the servers; in the extensions of a request. Another service

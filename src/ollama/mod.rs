@@ -37,7 +37,7 @@ use fleet::{Fleet, ModelNotFound, Permit};
 use lists::{List, MoreModels};
 use unload::Step;
 
-use crate::model_rules::{ModelRules, VisibleModels};
+use crate::clients::model_rules::{ModelRules, VisibleModels};
 
 pub use attempt::{AnswerBody, Attempt, ServerService, attempt};
 

@@ -14,7 +14,7 @@ use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName};
 use super::attempt::AnswerBody;
 use super::fleet::Fleet;
 use super::whole;
-use crate::model_rules::ModelRules;
+use crate::clients::model_rules::ModelRules;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");

@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::fleet::{KeepInMemory, SentNumCtx};
-use crate::model_rules::MayUnload;
+use crate::clients::model_rules::MayUnload;
 
 /// The response header with the `num_ctx` that the backend got, if it is not that of the request.
 pub const NUM_CTX_HEADER: HeaderName = HeaderName::from_static("x-llamatower-num-ctx");

@@ -21,7 +21,7 @@ use tower::{Service, ServiceExt};
 use super::attempt::{AnswerBody, ServerService};
 use super::everywhere::SERVERS;
 use super::fleet::{Fleet, Permit};
-use crate::model_rules::MayUnload;
+use crate::clients::model_rules::MayUnload;
 use crate::stack::BACKEND_HEADER;
 
 /// How to handle a request that runs a model.

@@ -8,7 +8,7 @@ use llamatower_layers::token_limit::{Budget, MemoryStore, TokenStore, Window};
 use tempfile::TempDir;
 
 use super::*;
-use crate::client::Client;
+use crate::clients::Client;
 
 /// Changes that a test hands over.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use llamatower_layers::token_limit::{AccountId, MemoryStore, Window, WindowUse};
 
 use super::{Changes, Persist, Restored, WindowCount, WindowKey};
-use crate::client::Client;
+use crate::clients::Client;
 
 /// Keys beyond the number that the store counts by themselves.
 const OTHER_KEYS: &str = "others";

@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, Counter, Meter};
 
 use super::names;
-use crate::delegation::{key_of_user, other_users};
+use crate::clients::delegation::{key_of_user, other_users};
 
 /// The number of users of keys that have counters of their own. The others share those of
 /// `KEY/(others)`.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::HashSet;
 
-use crate::delegation::{key_of_user, other_users};
+use crate::clients::delegation::{key_of_user, other_users};
 
 /// The number of users of all keys with rows of their own on one day. The others of a key share the row
 /// `KEY/(others)`. With 1000 users that use 2 models each day, 400 days take about 80 MB.

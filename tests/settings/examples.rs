@@ -4,7 +4,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 
 use clap::Parser;
-use llamatower::cli::Arguments;
+use llamatower::commands::arguments::Arguments;
 use llamatower::ollama::fleet::SlotRule;
 use llamatower::ollama::upstream::Address;
 use llamatower::settings::DeclaredModels;

@@ -26,7 +26,7 @@ use super::observe::Observed;
 use super::permit::{Accounting, Permit};
 use super::wait_timer::WaitTimer;
 use super::{Fleet, KeepInMemory, MayLoad, SentNumCtx};
-use crate::client::Client;
+use crate::clients::Client;
 
 /// What a request waits for before a backend is chosen. Most requests do not wait.
 #[derive(Default)]

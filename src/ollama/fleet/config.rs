@@ -17,7 +17,7 @@ use super::cordon::Cordons;
 use super::policy::NO_LIMIT;
 use super::router::LoadObserver;
 use super::rules::ServerRules;
-use crate::client::Client;
+use crate::clients::Client;
 use crate::ollama::upstream::Access;
 use crate::shared::{Leases, Loads};
 

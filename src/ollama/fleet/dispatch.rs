@@ -16,7 +16,7 @@ use super::member::{Member, Slot};
 use super::outlier::Standing;
 use super::policy::{Ask, Availability, ServerId, View};
 use super::router::Router;
-use crate::client::Client;
+use crate::clients::Client;
 
 /// Assigns the slots of all backends.
 #[derive(Debug)]

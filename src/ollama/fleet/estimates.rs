@@ -10,7 +10,7 @@ use foldhash::HashMap;
 use llamatower_layers::ModelName;
 use llamatower_layers::usage::Usage;
 
-use crate::client::Client;
+use crate::clients::Client;
 
 /// The output tokens to expect while nothing is known about the model.
 const UNKNOWN_OUTPUT: f64 = 128.0;

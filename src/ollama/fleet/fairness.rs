@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Fleet;
 use super::dispatch::{Class, Dispatcher};
-use crate::client::Client;
+use crate::clients::Client;
 use crate::shared::{CounterId, MOST_COUNTERS, MOST_ROWS, Served, SharedService};
 
 /// The time between two exchanges.

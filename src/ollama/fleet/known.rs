@@ -11,7 +11,7 @@ use super::dispatch::view;
 use super::member::Member;
 use super::policy::ServerId;
 use super::{Fleet, body_bytes};
-use crate::client::Client;
+use crate::clients::Client;
 
 /// A fleet's knowledge of its models.
 #[derive(Clone, Debug)]

@@ -133,7 +133,7 @@ mod tests {
     use super::super::member::tests::member;
     use super::super::router::Router;
     use super::*;
-    use crate::client::Client;
+    use crate::clients::Client;
 
     /// The record of a request that was answered with these tokens.
     async fn answered(usage: &'static str) -> Record {

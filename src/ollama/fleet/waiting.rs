@@ -7,7 +7,7 @@ use llamatower_layers::queue::Priority;
 use llamatower_layers::{Fail, Failure, ModelName, Side};
 
 use super::Fleet;
-use crate::client::Client;
+use crate::clients::Client;
 
 /// A request that waits for a slot.
 #[derive(Clone, Debug)]
