@@ -21,8 +21,9 @@ local time = call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
 local answer, argument = {'0'}, string.gmatch(ARGV[1], '%S+')
--- Redis and Lua write numbers as if they had fractions, which takes several times as long.
-local function whole(number) return format('%d', number) end
+-- Redis and Lua write numbers as if they had fractions, which takes several times as long. The largest limits
+-- are no integers for Lua.
+local function whole(number) return format(number < 1e15 and '%d' or '%.0f', number) end
 
 local buckets, full = tonumber(argument()), {}
 local known = buckets > 0 and call('MGET', unpack(KEYS, 1, buckets))
