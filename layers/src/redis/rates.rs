@@ -114,7 +114,7 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
     fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
         let admitted = request.get::<Admitted>();
         let answer =
-            admitted.and_then(|admitted| admitted.bucket(&*self.bucket(key.as_ref(), quota)));
+            admitted.and_then(|admitted| admitted.bucket(&self.bucket(key.as_ref(), quota)));
         match answer {
             Some(answer) => {
                 let memory = self.otherwise.as_deref();
