@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use llamatower_layers::api_key::{KeySet, Role};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -242,6 +243,5 @@ fn models(declared: &DeclaredModels, salt: &str) -> String {
 fn digest(salt: &str, text: &str, is_secret: bool) -> String {
     let digest = Sha256::new_with_prefix(salt).chain_update(text).finalize();
     let bytes = if is_secret { 2 } else { 16 };
-    let bytes = digest.iter().take(bytes);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&digest[..bytes])
 }

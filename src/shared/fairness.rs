@@ -8,6 +8,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use llamatower_layers::redis::{Redis, RedisScript};
 use llamatower_layers::store::StoreUnavailable;
 use sha2::{Digest, Sha256};
@@ -36,8 +37,7 @@ impl CounterId {
             None => model.to_owned(),
         };
         let digest = Sha256::digest(name.as_bytes());
-        let digits = digest[..16].iter().map(|byte| format!("{byte:02x}"));
-        Self(digits.collect::<String>().into())
+        Self(HEXLOWER.encode(&digest[..16]).into())
     }
 }
 

@@ -23,6 +23,7 @@ use super::fleet_view::{FleetView, View};
 use super::keys::KeyCounters;
 use super::model_names::ModelNames;
 use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
+use super::redis_calls::RedisCalls;
 use super::series::SeriesCache;
 use super::sources::{
     BudgetUse, Budgets, Cache, CertificateExpiry, LastReloads, Shared, SharedUse, StateWritten,
@@ -66,7 +67,7 @@ pub struct Metrics {
     certificate_expiry: CertificateExpiry,
     last_reloads: LastReloads,
     shared: Shared,
-    redis_call: Histogram<f64>,
+    redis_calls: RedisCalls,
     runtime: runtime::Runtime,
     dropped_lines: DroppedLines,
 }
@@ -167,12 +168,7 @@ impl Metrics {
             certificate_expiry,
             last_reloads,
             shared,
-            redis_call: meter
-                .f64_histogram(names::REDIS_CALL)
-                .with_unit("s")
-                .with_boundaries(names::REDIS_SECONDS.to_vec())
-                .with_description("Calls of Redis, by operation and result")
-                .build(),
+            redis_calls: RedisCalls::new(meter),
             runtime,
             dropped_lines,
         }
@@ -293,11 +289,7 @@ impl Metrics {
 
     /// Records a call of Redis.
     pub fn called_redis(&self, call: &RedisCall) {
-        let labels = [
-            KeyValue::new(names::OPERATION, call.operation),
-            KeyValue::new(names::RESULT, call.result.name()),
-        ];
-        self.redis_call.record(call.duration.as_secs_f64(), &labels);
+        self.redis_calls.record(call);
     }
 
     /// Queries the number of dropped log lines at each export. Only the first call has an effect.

@@ -37,6 +37,7 @@ mod observed;
 mod overhead;
 mod process;
 mod propagation;
+mod redis_calls;
 mod runtime;
 mod series;
 mod sources;

@@ -1,131 +1,106 @@
 //! One call for all limits of a request.
 
 use std::fmt;
+use std::str::SplitAsciiWhitespace;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::{ErrorKind, RedisError, Value, from_redis_value_ref};
+use ::redis::{ErrorKind, RedisError};
 
-use super::ask::{AccountAsk, Ask, Asked, BucketAsk, Owner};
+use super::ask::{Account, AccountAsk, Ask, Asked, Bucket, BucketAsk, Held};
 use super::{Redis, RedisScript};
 use crate::rate_limit::TakeResult;
 use crate::store::StoreUnavailable;
+use crate::token_limit::Budget;
 
 static ADMIT: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_str!("admit.lua")));
 
-/// The answer for each limit that was asked.
-#[derive(Default)]
-pub(super) struct Answers {
-    buckets: Vec<(BucketAsk, Result<TakeResult, StoreUnavailable>)>,
-    accounts: Vec<(AccountAsk, Result<Vec<u64>, StoreUnavailable>)>,
-}
-
 /// The tokens left in each budget, and the reservation; `None` in it is a refusal.
 pub(super) struct AccountAnswer {
-    pub(super) lefts: Vec<u64>,
-    pub(super) granted: Option<GrantedAccount>,
+    pub(super) account: Arc<Account>,
+    pub(super) asked: Vec<Asked>,
+    pub(super) reservation: Option<String>,
 }
 
-/// The names of a reservation, to be settled.
-pub(super) struct GrantedAccount {
-    pub(super) account: String,
-    pub(super) reservation: String,
+type Words<'a> = SplitAsciiWhitespace<'a>;
+
+fn number(words: &mut Words<'_>) -> Option<u64> {
+    words.next()?.parse().ok()
 }
 
-impl Answers {
-    /// All limits are `unavailable`.
-    pub(super) fn unavailable(ask: Ask, unavailable: &StoreUnavailable) -> Self {
-        let buckets = ask.buckets.into_iter();
-        let accounts = ask.accounts.into_iter();
-        Self {
-            buckets: buckets.map(|ask| (ask, Err(unavailable.clone()))).collect(),
-            accounts: accounts
-                .map(|ask| (ask, Err(unavailable.clone())))
-                .collect(),
-        }
-    }
-
-    /// By what the script returns.
-    fn parse(ask: Ask, values: &[Value]) -> Option<Self> {
-        let (refusing, mut values) = values.split_first()?;
-        let refusing: usize = from_redis_value_ref(refusing).ok()?;
-        let mut next = || {
-            let (value, rest) = values.split_first()?;
-            values = rest;
-            Some(value)
-        };
-        let mut answers = Self::default();
-        for (index, bucket) in ask.buckets.into_iter().enumerate() {
-            let number: u64 = from_redis_value_ref(next()?).ok()?;
-            let is_refusal = index + 1 == refusing;
-            let taken = match is_refusal {
-                true => Err(Duration::from_micros(number)),
-                false => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
-            };
-            answers.buckets.push((bucket, Ok(taken)));
-            if is_refusal {
-                ask.accounts.into_iter().for_each(discard);
-                return Some(answers);
-            }
-        }
-        let mut accounts = ask.accounts.into_iter();
-        for mut account in accounts.by_ref() {
-            let is_granted = from_redis_value_ref::<u8>(next()?).ok()? == 1;
-            let reservation: String = from_redis_value_ref(next()?).ok()?;
-            account.held.reservation = is_granted.then_some(reservation);
-            let lefts = account.asked.iter();
-            let lefts = lefts.map(|_| from_redis_value_ref(next()?).ok());
-            let lefts: Option<Vec<u64>> = lefts.collect();
-            answers.accounts.push((account, Ok(lefts?)));
-            if !is_granted {
+impl Ask {
+    /// Reads what the script returns. `None` if it is malformed.
+    fn read(&mut self, text: &str) -> Option<()> {
+        let words = &mut text.split_ascii_whitespace();
+        let refusing = number(words)?;
+        for (ask, place) in self.buckets.iter_mut().zip(1..) {
+            let number = number(words)?;
+            if place == refusing {
+                ask.answer = Some(Err(Duration::from_micros(number)));
                 break;
             }
+            ask.answer = Some(Ok(u32::try_from(number).unwrap_or(u32::MAX)));
         }
-        accounts.for_each(discard);
-        Some(answers)
+        let mut is_refused = refusing > 0;
+        for account in &mut self.accounts {
+            account.held = match is_refused {
+                true => Held::Nothing,
+                false => account.read(words)?,
+            };
+            is_refused |= matches!(account.held, Held::Nothing);
+        }
+        Some(())
     }
 
     /// The answer of the only bucket.
     pub(super) fn only_bucket(mut self) -> Result<TakeResult, StoreUnavailable> {
-        match self.buckets.pop() {
-            Some((_, answer)) => answer,
-            None => Err(unexpected()),
-        }
+        let bucket = self.buckets.pop();
+        bucket.and_then(|ask| ask.answer).ok_or_else(unexpected)
     }
 
     /// The answer of the only account.
     pub(super) fn only_account(mut self) -> Result<AccountAnswer, StoreUnavailable> {
-        match self.accounts.pop() {
-            Some((ask, lefts)) => Ok(ask.answer(lefts?)),
-            None => Err(unexpected()),
-        }
+        let account = self.accounts.pop();
+        let account = account.filter(|ask| ask.is_answered);
+        account.map(AccountAsk::answer).ok_or_else(unexpected)
     }
 }
 
 impl AccountAsk {
-    fn answer(mut self, lefts: Vec<u64>) -> AccountAnswer {
-        let reservation = self.held.reservation.take();
-        let granted = reservation.map(|reservation| GrantedAccount {
-            account: std::mem::take(&mut self.held.account),
+    fn read(&mut self, words: &mut Words<'_>) -> Option<Held> {
+        let is_granted = words.next()? == "1";
+        let reservation = words.next()?;
+        for asked in &mut self.asked {
+            asked.remaining = number(words)?;
+        }
+        self.is_answered = true;
+        Some(match is_granted {
+            true => Held::Reservation(reservation.to_owned()),
+            false => Held::Nothing,
+        })
+    }
+
+    fn answer(mut self) -> AccountAnswer {
+        let reservation = match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Reservation(reservation) => Some(reservation),
+            Held::Nothing | Held::Perhaps => None,
+        };
+        AccountAnswer {
+            account: self.account.clone(),
+            asked: std::mem::take(&mut self.asked),
             reservation,
-        });
-        AccountAnswer { lefts, granted }
+        }
     }
 
     /// Whether the answer is valid for this number of tokens. A reservation of more tokens is.
-    fn answers(&self, asked: &[Asked], tokens: u64) -> bool {
-        let budgets = |asked: &Asked| asked.budget;
-        let is_enough = match self.held.reservation {
-            Some(_) => self.tokens >= tokens,
-            None => self.tokens == tokens,
+    fn answers(&self, budgets: &[Budget], tokens: u64) -> bool {
+        let is_enough = match self.held {
+            Held::Reservation(_) => self.tokens >= tokens,
+            Held::Nothing | Held::Perhaps => self.tokens == tokens,
         };
-        is_enough && self.asked.iter().map(budgets).eq(asked.iter().map(budgets))
+        let asked = self.asked.iter().map(|asked| &asked.budget);
+        self.is_answered && is_enough && asked.eq(budgets)
     }
-}
-
-/// Drops what has reserved nothing.
-fn discard(mut ask: AccountAsk) {
-    ask.held.reservation = None;
 }
 
 /// The answers to what was asked for a request before its layers ask, in the request's extensions. Each is
@@ -133,50 +108,59 @@ fn discard(mut ask: AccountAsk) {
 #[derive(Clone)]
 pub(super) struct Admitted(Arc<Mutex<Answers>>);
 
+struct Answers {
+    ask: Ask,
+    /// Why there are none.
+    unavailable: Option<StoreUnavailable>,
+}
+
 impl Admitted {
-    pub(super) fn new(answers: Answers) -> Self {
-        Self(Arc::new(Mutex::new(answers)))
+    /// By what [`Redis::admit`] returns.
+    pub(super) fn new(admitted: Result<Ask, (StoreUnavailable, Ask)>) -> Self {
+        let (ask, unavailable) = match admitted {
+            Ok(ask) => (ask, None),
+            Err((unavailable, ask)) => (ask, Some(unavailable)),
+        };
+        Self(Arc::new(Mutex::new(Answers { ask, unavailable })))
     }
 
     /// The answer of a bucket, if it was asked.
-    pub(super) fn bucket(
-        &self,
-        owner: &Owner,
-        interval: u64,
-        burst: u32,
-    ) -> Option<Result<TakeResult, StoreUnavailable>> {
-        let buckets = &mut self.lock().buckets;
-        let is_it = |(ask, _): &(BucketAsk, _)| {
-            (ask.interval, ask.burst) == (interval, burst) && ask.owner == *owner
-        };
-        let at = buckets.iter().position(is_it)?;
-        Some(buckets.swap_remove(at).1)
+    pub(super) fn bucket(&self, bucket: &Bucket) -> Option<Result<TakeResult, StoreUnavailable>> {
+        let Answers { ask, unavailable } = &mut *self.lock();
+        let is_it = |asked: &BucketAsk| asked.bucket.key == bucket.key;
+        let at = ask.buckets.iter().position(is_it)?;
+        let answer = ask.buckets.swap_remove(at).answer;
+        match unavailable {
+            Some(unavailable) => Some(Err(unavailable.clone())),
+            None => answer.map(Ok),
+        }
     }
 
     /// The answer of an account, if it was asked for these budgets and enough tokens.
     pub(super) fn account(
         &self,
-        owner: &Owner,
-        asked: &[Asked],
+        account: &Account,
+        budgets: &[Budget],
         tokens: u64,
     ) -> Option<Result<AccountAnswer, StoreUnavailable>> {
-        let accounts = &mut self.lock().accounts;
-        let is_it = |(ask, _): &(AccountAsk, _)| ask.owner == *owner;
-        let at = accounts.iter().position(is_it)?;
-        let (ask, lefts) = accounts.swap_remove(at);
-        let mut lefts = match lefts {
-            Ok(lefts) if ask.answers(asked, tokens) => lefts,
-            Ok(_) => return None,
-            Err(unavailable) => return Some(Err(unavailable)),
-        };
+        let Answers { ask, unavailable } = &mut *self.lock();
+        let is_it = |asked: &AccountAsk| asked.account.key == account.key;
+        let at = ask.accounts.iter().position(is_it)?;
+        let mut ask = ask.accounts.swap_remove(at);
+        if let Some(unavailable) = unavailable {
+            return Some(Err(unavailable.clone()));
+        }
+        if !ask.answers(budgets, tokens) {
+            return None;
+        }
         // As if only these tokens were reserved; the rest is free at the end.
-        if ask.held.reservation.is_some() {
-            for (left, asked) in lefts.iter_mut().zip(&ask.asked) {
+        if matches!(ask.held, Held::Reservation(_)) {
+            for asked in &mut ask.asked {
                 let limit = asked.budget.tokens();
-                *left += ask.tokens.min(limit) - tokens.min(limit);
+                asked.remaining += ask.tokens.min(limit) - tokens.min(limit);
             }
         }
-        Some(Ok(ask.answer(lefts)))
+        Some(Ok(ask.answer()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {
@@ -204,29 +188,29 @@ impl Redis {
         &self,
         operation: &'static str,
         mut ask: Ask,
-    ) -> Result<Answers, (StoreUnavailable, Ask)> {
+    ) -> Result<Ask, (StoreUnavailable, Ask)> {
         let command = ask.command(ADMIT.hash());
         let accounts = &mut ask.accounts;
         let answer = self.call(operation, async |mut connection| {
             for account in accounts.iter_mut() {
-                account.held.reservation = Some(account.reservation());
+                account.held = Held::Perhaps;
             }
-            let answer = ADMIT.call::<Vec<Value>>(&command, &mut connection).await;
+            let answer = ADMIT.call::<String>(&command, &mut connection).await;
             // After another error, as that of a broken connection, Redis may have reserved.
             let is_refused = |error: &RedisError| matches!(error.kind(), ErrorKind::Server(_));
             if answer.as_ref().is_err_and(is_refused) {
                 for account in accounts.iter_mut() {
-                    account.held.reservation = None;
+                    account.held = Held::Nothing;
                 }
             }
             answer
         });
         match answer.await {
-            Ok(values) => {
-                let Some(answers) = Answers::parse(ask, &values) else {
+            Ok(text) => {
+                if ask.read(&text).is_none() {
                     return Err((unexpected(), Ask::default()));
-                };
-                Ok(answers)
+                }
+                Ok(ask)
             }
             Err(unavailable) => Err((unavailable, ask)),
         }

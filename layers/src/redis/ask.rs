@@ -1,45 +1,78 @@
 //! What is asked for a request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::Cmd;
 use jiff::Timestamp;
 
 use super::settle::{Settlement, Settlements};
+use crate::rate_limit::TakeResult;
 use crate::token_limit::Budget;
 
-/// What one request takes: a request from each bucket, and tokens from accounts.
+/// What one request takes: a request from each bucket, and tokens from accounts. Redis' answers are added to
+/// it.
 #[derive(Default)]
 pub(super) struct Ask {
     pub(super) buckets: Vec<BucketAsk>,
     pub(super) accounts: Vec<AccountAsk>,
 }
 
-/// Whose limit it is: the kind of the limit, and the text of the client's key.
-#[derive(PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) kind: Arc<str>,
-    pub(super) name: String,
-}
-
-pub(super) struct BucketAsk {
-    pub(super) owner: Owner,
+/// A bucket of requests in Redis.
+pub(super) struct Bucket {
     pub(super) key: String,
     /// The microseconds to refill one request.
     pub(super) interval: u64,
     pub(super) burst: u32,
+    /// Both, as the script reads them.
+    words: String,
+}
+
+pub(super) struct BucketAsk {
+    pub(super) bucket: Arc<Bucket>,
+    /// `None` if Redis was not asked, or something else was refused before.
+    pub(super) answer: Option<TakeResult>,
+}
+
+/// The token counts of a client in Redis.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) key: String,
+    /// The key of the open reservations.
+    pub(super) open: String,
+    /// What Redis said last, for each window.
+    pub(super) seen: Mutex<[Seen; 3]>,
+}
+
+/// The used and reserved tokens of a window by Redis' last answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) start: Timestamp,
+    pub(super) used: u64,
 }
 
 pub(super) struct AccountAsk {
-    pub(super) owner: Owner,
+    pub(super) account: Arc<Account>,
     pub(super) tokens: u64,
     /// When the reservation expires if its process dies.
     pub(super) lasts: Duration,
     pub(super) asked: Vec<Asked>,
-    id: String,
+    /// Whether Redis has answered.
+    pub(super) is_answered: bool,
     pub(super) held: Held,
+    /// Of the reservation; unique in this process.
+    number: u64,
+    settlements: Settlements,
+}
+
+/// What Redis holds for a request. It is given back when the [`AccountAsk`] is dropped.
+pub(super) enum Held {
+    Nothing,
+    /// The response is not known, or has not come.
+    Perhaps,
+    /// The reservation of this name.
+    Reservation(String),
 }
 
 /// A budget with its current window.
@@ -48,35 +81,60 @@ pub(super) struct Asked {
     pub(super) budget: Budget,
     pub(super) start: Timestamp,
     pub(super) left: Duration,
+    /// The tokens left, by Redis' answer.
+    pub(super) remaining: u64,
+}
+
+impl Bucket {
+    pub(super) fn new(key: String, interval: u64, burst: u32) -> Self {
+        Self {
+            key,
+            interval,
+            burst,
+            words: format!("{interval} {burst} "),
+        }
+    }
+}
+
+impl Account {
+    pub(super) fn new(key: String) -> Self {
+        Self {
+            open: format!("{key}:open"),
+            key,
+            seen: Mutex::default(),
+        }
+    }
+
+    pub(super) fn seen(&self) -> MutexGuard<'_, [Seen; 3]> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl AccountAsk {
     pub(super) fn new(
-        owner: Owner,
-        key: String,
+        account: Arc<Account>,
         tokens: u64,
         lasts: Duration,
         asked: Vec<Asked>,
         settlements: Settlements,
     ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
-            owner,
+            account,
             tokens,
             lasts,
             asked,
-            id: id(),
-            held: Held {
-                account: key,
-                reservation: None,
-                settlements,
-            },
+            is_answered: false,
+            held: Held::Nothing,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            settlements,
         }
     }
 
     /// The reservation's name, unless the window of another process is ahead.
-    pub(super) fn reservation(&self) -> String {
+    fn reservation(&self) -> String {
         use std::fmt::Write;
-        let mut name = self.id.clone();
+        let mut name = format!("{}{}", *PROCESS, self.number);
         for (at, asked) in self.asked.iter().enumerate() {
             let window = asked.budget.window();
             let is_window = |asked: &&Asked| asked.budget.window() == window;
@@ -95,49 +153,65 @@ impl AccountAsk {
     }
 }
 
-impl Owner {
-    /// `text` is that of the client's key, if the request has one.
-    pub(super) fn new(kind: &Arc<str>, text: Option<String>) -> Self {
-        let name = match text {
-            Some(text) => format!("key {text}"),
-            None => "none".to_owned(),
+impl Drop for AccountAsk {
+    fn drop(&mut self) {
+        let reservation = match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Nothing => return,
+            Held::Perhaps => self.reservation(),
+            Held::Reservation(reservation) => reservation,
         };
-        let kind = kind.clone();
-        Self { kind, name }
+        self.settlements.send(Settlement {
+            account: self.account.clone(),
+            reservation,
+            used: 0,
+        });
     }
 }
 
-/// A reservation in Redis. It is given back when this is dropped.
-pub(super) struct Held {
-    pub(super) account: String,
-    /// What is to be settled, if there may be something.
-    pub(super) reservation: Option<String>,
-    settlements: Settlements,
+impl AccountAsk {
+    /// What the script reads.
+    fn write(&self, words: &mut Words) {
+        words.0.push_str(&PROCESS);
+        words.number(self.number);
+        words.number(self.tokens);
+        words.number(millis(self.lasts));
+        words.number(self.asked.len());
+        for asked in &self.asked {
+            words.word(asked.budget.window().name());
+            words.number(asked.budget.tokens());
+            words.number(asked.start.as_second());
+            words.number(millis(asked.left));
+        }
+    }
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(reservation) = self.reservation.take() {
-            self.settlements.send(Settlement {
-                account: std::mem::take(&mut self.account),
-                reservation,
-                used: 0,
-            });
-        }
+/// Words with a space after each.
+struct Words(String);
+
+impl Words {
+    fn word(&mut self, word: &str) {
+        self.0.push_str(word);
+        self.0.push(' ');
+    }
+
+    fn number(&mut self, number: impl itoa::Integer) {
+        self.word(itoa::Buffer::new().format(number));
     }
 }
 
 impl Ask {
     /// Asks for a request of this bucket too. A bucket that is in it already is not asked twice.
-    pub(super) fn bucket(&mut self, ask: BucketAsk) {
-        if self.buckets.iter().all(|known| known.key != ask.key) {
-            self.buckets.push(ask);
+    pub(super) fn bucket(&mut self, bucket: Arc<Bucket>) {
+        let is_new = |known: &BucketAsk| known.bucket.key != bucket.key;
+        if self.buckets.iter().all(is_new) {
+            let answer = None;
+            self.buckets.push(BucketAsk { bucket, answer });
         }
     }
 
     /// Asks for a reservation too. An account that is in it already is not asked twice.
     pub(super) fn account(&mut self, ask: AccountAsk) {
-        let is_new = |known: &AccountAsk| known.held.account != ask.held.account;
+        let is_new = |known: &AccountAsk| known.account.key != ask.account.key;
         if self.accounts.iter().all(is_new) {
             self.accounts.push(ask);
         }
@@ -148,59 +222,44 @@ impl Ask {
         self.buckets.len() + self.accounts.len()
     }
 
-    /// The call of the script `admit.lua`, which has this hash.
+    /// The call of the script `admit.lua`, which has this hash. All numbers are in one argument: each
+    /// argument costs about as much as the formatting of five numbers.
     pub(super) fn command(&self, hash: &str) -> Cmd {
-        let mut call = Cmd::with_capacity(
-            4 + 3 * self.buckets.len() + 16 * self.accounts.len(),
-            192 * (1 + self.limits()),
-        );
-        call.arg("EVALSHA").arg(hash);
-        call.arg(self.buckets.len() + 2 * self.accounts.len());
-        for bucket in &self.buckets {
+        let keys = self.buckets.len() + 2 * self.accounts.len();
+        let mut call = Cmd::with_capacity(4 + keys, 512);
+        call.arg("EVALSHA").arg(hash).arg(keys);
+        let mut words = Words(String::with_capacity(256));
+        words.number(self.buckets.len());
+        for BucketAsk { bucket, .. } in &self.buckets {
             call.arg(&bucket.key);
+            words.0.push_str(&bucket.words);
         }
-        for account in &self.accounts {
-            let key = &account.held.account;
-            call.arg(key).arg(open_of(key));
+        for ask in &self.accounts {
+            call.arg(&ask.account.key).arg(&ask.account.open);
+            ask.write(&mut words);
         }
-        call.arg(self.buckets.len());
-        for bucket in &self.buckets {
-            call.arg(bucket.interval).arg(bucket.burst);
-        }
-        for account in &self.accounts {
-            call.arg(&account.id)
-                .arg(account.tokens)
-                .arg(millis(account.lasts))
-                .arg(account.asked.len());
-            for asked in &account.asked {
-                call.arg(asked.budget.window().name())
-                    .arg(asked.budget.tokens())
-                    .arg(asked.start.as_second())
-                    .arg(millis(asked.left));
-            }
-        }
+        call.arg(words.0);
         call
     }
 }
 
-/// The key of the open reservations of an account.
-pub(super) fn open_of(account: &str) -> String {
-    format!("{account}:open")
+/// The text of a client, of which the names of its keys are hashes.
+pub(super) fn name_of_client<K>(key: Option<&K>, name_of: impl Fn(&K) -> String) -> String {
+    match key {
+        Some(key) => format!("key {}", name_of(key)),
+        None => "none".to_owned(),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Unique among all processes: a random part for each process, and a number.
-fn id() -> String {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| {
-        // The seed of the standard library's maps, which is random for each process.
-        use std::hash::{BuildHasher, RandomState};
-        let now = Timestamp::now().as_nanosecond();
-        RandomState::new().hash_one((std::process::id(), now))
-    });
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{:016x}-{number:x}", *PROCESS)
-}
+/// What the names of reservations begin with: random for each process, so that they are unique among all.
+static PROCESS: LazyLock<String> = LazyLock::new(|| {
+    // The seed of the standard library's maps, which is random for each process.
+    use std::hash::{BuildHasher, RandomState};
+    let now = Timestamp::now().as_nanosecond();
+    let random = RandomState::new().hash_one((std::process::id(), now));
+    format!("{random:016x}-")
+});

@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::admit::{Admitted, Answers};
+use super::admit::Admitted;
 use super::ask::Ask;
 use super::{Redis, RedisBuckets, RedisTokens};
 use crate::rate_limit::{RateLimitLayer, RateStore};
@@ -130,7 +130,7 @@ impl RedisLimitsLayer {
             if let Some(store) = in_redis(layer.store())
                 && let Some((key, quota)) = layer.takes(request)?
             {
-                ask.bucket(store.ask(key.as_ref(), &quota));
+                ask.bucket(store.bucket(key.as_ref(), &quota));
             }
             Ok(())
         })
@@ -200,10 +200,7 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 
 /// Asks Redis.
 async fn admit(redis: Redis, ask: Ask) -> Admitted {
-    Admitted::new(match redis.admit("admit", ask).await {
-        Ok(answers) => answers,
-        Err((unavailable, ask)) => Answers::unavailable(ask, &unavailable),
-    })
+    Admitted::new(redis.admit("admit", ask).await)
 }
 
 /// The service of [`RedisLimitsLayer`].

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, RedisResult};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
@@ -170,11 +171,7 @@ impl Redis {
         key.push_str(&self.shared.prefix);
         key.push_str(kind);
         key.push_str(":{");
-        for byte in &digest[..16] {
-            for digit in [byte >> 4, byte & 15] {
-                key.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-            }
-        }
+        HEXLOWER.encode_append(&digest[..16], &mut key);
         key.push('}');
         key
     }

@@ -81,6 +81,7 @@ mod limits;
 #[cfg(test)]
 mod limits_tests;
 mod link;
+mod per_client;
 mod rates;
 mod settle;
 #[cfg(test)]

@@ -10,7 +10,8 @@ use http::Extensions;
 
 use super::Redis;
 use super::admit::Admitted;
-use super::ask::{Ask, BucketAsk, Owner};
+use super::ask::{Ask, Bucket, name_of_client};
+use super::per_client::PerClient;
 use crate::rate_limit::{MemoryBuckets, Quota, RateStore, TakeResult};
 use crate::store::StoreUnavailable;
 
@@ -23,8 +24,9 @@ type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
 /// differ have buckets of their own. The number of keys is not limited here.
 pub struct RedisBuckets<K: Clone + Hash + Eq> {
     redis: Redis,
-    kind: Arc<str>,
-    name_of: Arc<NameOf<K>>,
+    kind: String,
+    name_of: Box<NameOf<K>>,
+    buckets: PerClient<K, Bucket>,
     otherwise: Option<Arc<MemoryBuckets<K>>>,
 }
 
@@ -38,8 +40,9 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
     ) -> Self {
         Self {
             redis,
-            kind: format!("rate:{limit}").into(),
-            name_of: Arc::new(name_of),
+            kind: format!("rate:{limit}"),
+            name_of: Box::new(name_of),
+            buckets: PerClient::default(),
             otherwise: None,
         }
     }
@@ -53,20 +56,15 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
 }
 
 impl<K: Clone + Hash + Eq> RedisBuckets<K> {
-    fn owner(&self, key: Option<&K>) -> Owner {
-        Owner::new(&self.kind, key.map(|key| (self.name_of)(key)))
-    }
-
-    /// What is asked for a key.
-    pub(super) fn ask(&self, key: Option<&K>, quota: &Quota) -> BucketAsk {
-        let (owner, interval, burst) = (self.owner(key), micros(quota), quota.burst().get());
-        let kind = format!("{}:{interval}:{burst}", self.kind);
-        BucketAsk {
-            key: self.redis.key(&kind, &owner.name),
-            owner,
-            interval,
-            burst,
-        }
+    /// The bucket of a key.
+    pub(super) fn bucket(&self, key: Option<&K>, quota: &Quota) -> Arc<Bucket> {
+        let (interval, burst) = (micros(quota), quota.burst().get());
+        let is_current = |bucket: &Bucket| (bucket.interval, bucket.burst) == (interval, burst);
+        self.buckets.get_or_make(key, is_current, || {
+            let kind = format!("{}:{interval}:{burst}", self.kind);
+            let name = name_of_client(key, &self.name_of);
+            Bucket::new(self.redis.key(&kind, &name), interval, burst)
+        })
     }
 }
 
@@ -102,11 +100,11 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
             return Box::pin(ready(Ok(memory.take_result(&key, quota))));
         }
         let mut ask = Ask::default();
-        ask.bucket(self.ask(key.as_ref(), quota));
+        ask.bucket(self.bucket(key.as_ref(), quota));
         let (redis, otherwise, quota) = (self.redis.clone(), self.otherwise.clone(), *quota);
         Box::pin(async move {
             let answer = match redis.admit("take", ask).await {
-                Ok(answers) => answers.only_bucket(),
+                Ok(answered) => answered.only_bucket(),
                 Err((unavailable, _)) => Err(unavailable),
             };
             or_memory(answer, otherwise.as_deref(), &key, &quota)
@@ -114,10 +112,9 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
     }
 
     fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
-        let answer = request.get::<Admitted>().and_then(|admitted| {
-            let owner = self.owner(key.as_ref());
-            admitted.bucket(&owner, micros(quota), quota.burst().get())
-        });
+        let admitted = request.get::<Admitted>();
+        let answer =
+            admitted.and_then(|admitted| admitted.bucket(&self.bucket(key.as_ref(), quota)));
         match answer {
             Some(answer) => {
                 let memory = self.otherwise.as_deref();

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::redis::Cmd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::ask::open_of;
+use super::ask::Account;
 use super::{Redis, RedisScript};
 
 static SETTLE: LazyLock<RedisScript> =
@@ -29,9 +29,8 @@ const ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The used tokens of a reservation.
-#[derive(Debug)]
 pub(super) struct Settlement {
-    pub(super) account: String,
+    pub(super) account: Arc<Account>,
     pub(super) reservation: String,
     pub(super) used: u64,
 }
@@ -40,61 +39,72 @@ pub(super) struct Settlement {
 #[derive(Clone)]
 pub(super) struct Settlements {
     queue: mpsc::Sender<Settlement>,
-    dropped: Arc<AtomicU64>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    dropped: AtomicU64,
     /// Those that are in the queue or under way.
-    waiting: Arc<watch::Sender<usize>>,
+    waiting: AtomicUsize,
+    /// Told when [`ENOUGH`] are waiting: a wake for each would cost more than the settlement.
+    enough: Notify,
+    /// Told when none is waiting.
+    none: Notify,
 }
 
 impl Settlements {
     pub(super) fn start(redis: Redis) -> Self {
         let (queue, settlements) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(watch::Sender::new(0));
-        let dropped = Arc::<AtomicU64>::default();
-        let (told, lost) = (waiting.clone(), dropped.clone());
-        tokio::spawn(send_all(redis, settlements, told, lost));
-        Self {
-            queue,
-            dropped,
-            waiting,
-        }
+        let state = Arc::<State>::default();
+        tokio::spawn(send_all(redis, settlements, state.clone()));
+        Self { queue, state }
     }
 
     pub(super) fn send(&self, settlement: Settlement) {
-        self.waiting.send_modify(|waiting| *waiting += 1);
+        let before = self.state.waiting.fetch_add(1, Ordering::AcqRel);
         if self.queue.try_send(settlement).is_err() {
-            self.waiting.send_modify(|waiting| *waiting -= 1);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.state.dropped.fetch_add(1, Ordering::Relaxed);
+            self.state.done(1);
+        } else if before + 1 == ENOUGH {
+            self.state.enough.notify_one();
         }
     }
 
     pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.state.dropped.load(Ordering::Relaxed)
     }
 
     pub(super) async fn settled(&self) {
-        let mut waiting = self.waiting.subscribe();
-        // The sender lives as long as `self`.
-        let _ = waiting.wait_for(|waiting| *waiting == 0).await;
+        loop {
+            let none = self.state.none.notified();
+            if self.state.waiting.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            none.await;
+        }
     }
 }
 
-async fn send_all(
-    redis: Redis,
-    mut queue: mpsc::Receiver<Settlement>,
-    waiting: Arc<watch::Sender<usize>>,
-    dropped: Arc<AtomicU64>,
-) {
+impl State {
+    fn done(&self, settlements: usize) {
+        if self.waiting.fetch_sub(settlements, Ordering::AcqRel) == settlements {
+            self.none.notify_waiters();
+        }
+    }
+}
+
+async fn send_all(redis: Redis, mut queue: mpsc::Receiver<Settlement>, state: Arc<State>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, 1).await > 0 {
-        let enough = async {
-            while batch.len() < ENOUGH {
-                let room = BATCH - batch.len();
-                if queue.recv_many(&mut batch, room).await == 0 {
-                    break;
-                }
-            }
-        };
-        let _ = timeout(LINGER, enough).await;
+        if state.waiting.load(Ordering::Acquire) < ENOUGH {
+            let _ = timeout(LINGER, state.enough.notified()).await;
+        }
+        while batch.len() < BATCH
+            && let Ok(settlement) = queue.try_recv()
+        {
+            batch.push(settlement);
+        }
         let mut attempts = 0;
         loop {
             redis.connected().await;
@@ -103,14 +113,14 @@ async fn send_all(
             }
             attempts += 1;
             if attempts == ATTEMPTS {
-                dropped.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                let dropped = batch.len() as u64;
+                state.dropped.fetch_add(dropped, Ordering::Relaxed);
                 break;
             }
             sleep(PAUSE).await;
         }
-        let sent = batch.len();
+        state.done(batch.len());
         batch.clear();
-        waiting.send_modify(|waiting| *waiting -= sent);
     }
 }
 
@@ -120,8 +130,8 @@ pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) ->
         let mut call = Cmd::with_capacity(4 + 4 * batch.len(), 64 + 256 * batch.len());
         call.arg("EVALSHA").arg(SETTLE.hash()).arg(2 * batch.len());
         for settlement in batch {
-            let account = &settlement.account;
-            call.arg(account).arg(open_of(account));
+            let Account { key, open, .. } = &*settlement.account;
+            call.arg(key).arg(open);
         }
         call.arg(u8::from(is_first));
         for settlement in batch {

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::ask::Account;
 use super::settle::{self, Settlement};
 use super::test_server::{Server, free_port, program};
 use super::*;
@@ -265,7 +266,7 @@ async fn a_settlement_that_is_sent_twice_counts_once() {
         .await
         .unwrap();
     let settlement = [Settlement {
-        account,
+        account: Arc::new(Account::new(account)),
         reservation: open[0].clone(),
         used: 10,
     }];

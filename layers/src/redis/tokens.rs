@@ -1,20 +1,19 @@
 //! Token counts in Redis.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, ready};
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Extensions;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::Redis;
-use super::admit::{AccountAnswer, Admitted, GrantedAccount};
-use super::ask::{AccountAsk, Ask, Asked, Owner};
+use super::admit::{AccountAnswer, Admitted};
+use super::ask::{Account, AccountAsk, Ask, Asked, Seen, name_of_client};
+use super::per_client::PerClient;
 use super::settle::{Settlement, Settlements};
 use crate::store::StoreUnavailable;
 use crate::token_limit::{
@@ -23,9 +22,6 @@ use crate::token_limit::{
 
 /// The default of [`RedisTokens::with_reservation_expiry`].
 const LASTS: Duration = Duration::from_secs(30 * 60);
-
-/// The number of keys whose last known counts are kept for [`RedisTokens::used`].
-const SEEN_KEYS: usize = 10_000;
 
 type NameOf<K> = dyn Fn(&K) -> String + Send + Sync;
 
@@ -45,14 +41,7 @@ pub struct RedisTokens<K> {
     falls_back: bool,
     lasts: Duration,
     settlements: Settlements,
-    seen: Arc<Mutex<HashMap<Option<K>, [Seen; 3]>>>,
-}
-
-/// The used and reserved tokens of a window by Redis' last answer.
-#[derive(Clone, Copy, Default)]
-struct Seen {
-    start: Timestamp,
-    used: u64,
+    accounts: Arc<PerClient<K, Account>>,
 }
 
 impl<K: Clone + Hash + Eq> RedisTokens<K> {
@@ -75,7 +64,7 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
             memory,
             falls_back: false,
             lasts: LASTS,
-            seen: Arc::default(),
+            accounts: Arc::default(),
         }
     }
 
@@ -104,9 +93,9 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
     /// said at this process's last request of the key, or what this process has used, if that is more.
     pub fn used(&self, key: Option<&K>, window: Window) -> u64 {
         let own = self.memory.used(key, window);
-        let start = window.span(self.memory.now(), &self.zone).start;
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = seen.get(&key.cloned()).map(|seen| seen[window as usize]);
+        let start = self.memory.spans().1[window as usize].start;
+        let account = self.accounts.get(key);
+        let seen = account.map(|account| account.seen()[window as usize]);
         let seen = seen.filter(|seen| seen.start == start);
         own.max(seen.map_or(0, |seen| seen.used))
     }
@@ -121,37 +110,36 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
         self.settlements.settled().await;
     }
 
-    fn owner(&self, key: Option<&K>) -> Owner {
-        Owner::new(&self.kind, key.map(|key| (self.name_of)(key)))
+    fn account(&self, key: Option<&K>) -> Arc<Account> {
+        self.accounts.get_or_make(
+            key,
+            |_| true,
+            || {
+                let name = name_of_client(key, &*self.name_of);
+                Account::new(self.redis.key(&self.kind, &name))
+            },
+        )
     }
+}
 
+impl Account {
     /// Records what Redis said, for `used`.
-    fn note(&self, key: Option<&K>, asked: &[Asked], lefts: &[u64]) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= SEEN_KEYS && !seen.contains_key(&key.cloned()) {
-            seen.clear();
-        }
-        let seen = seen.entry(key.cloned()).or_default();
-        for (asked, left) in asked.iter().zip(lefts) {
+    fn note(&self, asked: &[Asked]) {
+        let mut seen = self.seen();
+        for asked in asked {
             seen[asked.budget.window() as usize] = Seen {
                 start: asked.start,
-                used: asked.budget.tokens().saturating_sub(*left),
+                used: asked.budget.tokens().saturating_sub(asked.remaining),
             };
-        }
-    }
-
-    fn settle_in_memory(&self, key: Option<K>, budgets: &[Budget], used: u64) {
-        if let Ok(granted) = self.memory.reserve_now(key, budgets, 0) {
-            self.memory.settle(granted.reservation, used);
         }
     }
 }
 
 impl Asked {
-    fn state(&self, remaining: u64) -> BudgetState {
+    fn state(&self) -> BudgetState {
         BudgetState {
             budget: self.budget,
-            remaining,
+            remaining: self.remaining,
             reset: self.left,
         }
     }
@@ -166,7 +154,7 @@ pub struct RedisReservation<K>(Box<Reserved<K>>);
 enum Reserved<K> {
     InRedis {
         key: Option<K>,
-        account: String,
+        account: Arc<Account>,
         reservation: String,
         budgets: Box<[Budget]>,
     },
@@ -176,13 +164,14 @@ enum Reserved<K> {
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
     /// The budgets with their current windows.
     fn asked(&self, budgets: &[Budget]) -> Vec<Asked> {
-        let now = self.memory.now();
+        let (now, spans) = self.memory.spans();
         let asked = budgets.iter().map(|budget| {
-            let span = budget.window().span(now, &self.zone);
+            let span = &spans[budget.window() as usize];
             Asked {
                 budget: *budget,
                 start: span.start,
                 left: span.left(now),
+                remaining: 0,
             }
         });
         asked.collect()
@@ -190,11 +179,8 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
 
     /// What is asked for a key.
     pub(super) fn ask(&self, key: Option<&K>, budgets: &[Budget], tokens: u64) -> AccountAsk {
-        let owner = self.owner(key);
-        let account = self.redis.key(&self.kind, &owner.name);
         AccountAsk::new(
-            owner,
-            account,
+            self.account(key),
             tokens,
             self.lasts,
             self.asked(budgets),
@@ -206,36 +192,35 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
     fn result(
         &self,
         key: Option<K>,
-        asked: &[Asked],
+        budgets: &[Budget],
         tokens: u64,
         answer: Result<AccountAnswer, StoreUnavailable>,
     ) -> Result<ReserveResult<RedisReservation<K>>, StoreUnavailable> {
-        let budgets = || asked.iter().map(|asked| asked.budget);
-        let AccountAnswer { lefts, granted } = match answer {
+        let answer = match answer {
             Ok(answer) => answer,
             Err(_) if self.falls_back => {
-                let budgets: Vec<Budget> = budgets().collect();
-                return Ok(self.reserve_in_memory(key, &budgets, tokens));
+                return Ok(self.reserve_in_memory(key, budgets, tokens));
             }
             Err(unavailable) => return Err(unavailable),
         };
-        self.note(key.as_ref(), asked, &lefts);
-        let states = asked.iter().zip(&lefts);
-        let states = states.map(|(asked, left)| asked.state(*left));
-        if let Some(GrantedAccount {
+        let AccountAnswer {
             account,
+            asked,
             reservation,
-        }) = granted
-        {
+        } = answer;
+        account.note(&asked);
+        let states = asked.iter().map(Asked::state);
+        if let Some(reservation) = reservation {
+            let budget_states = states.collect();
             let reserved = Reserved::InRedis {
                 key,
                 account,
                 reservation,
-                budgets: budgets().collect(),
+                budgets: budgets.into(),
             };
             return Ok(Ok(Granted {
                 reservation: RedisReservation(Box::new(reserved)),
-                budget_states: states.collect(),
+                budget_states,
             }));
         }
         let exhausted = states.filter(|state| state.remaining < tokens.min(state.budget.tokens()));
@@ -270,16 +255,15 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
 
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
         let store = self.clone();
-        let account = self.ask(key.as_ref(), budgets, tokens);
-        let asked = account.asked.clone();
+        let budgets: Box<[Budget]> = budgets.into();
         let mut ask = Ask::default();
-        ask.account(account);
+        ask.account(self.ask(key.as_ref(), &budgets, tokens));
         Box::pin(async move {
             let answer = match store.redis.admit("reserve", ask).await {
-                Ok(answers) => answers.only_account(),
+                Ok(answered) => answered.only_account(),
                 Err((unavailable, _)) => Err(unavailable),
             };
-            store.result(key, &asked, tokens, answer)
+            store.result(key, &budgets, tokens, answer)
         })
     }
 
@@ -291,10 +275,9 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
         tokens: u64,
     ) -> Self::Reserving {
         if let Some(admitted) = request.get::<Admitted>() {
-            let asked = self.asked(budgets);
-            let owner = self.owner(key.as_ref());
-            if let Some(answer) = admitted.account(&owner, &asked, tokens) {
-                return Box::pin(ready(self.result(key, &asked, tokens, answer)));
+            let account = self.account(key.as_ref());
+            if let Some(answer) = admitted.account(&account, budgets, tokens) {
+                return Box::pin(ready(self.result(key, budgets, tokens, answer)));
             }
         }
         self.reserve(key, budgets, tokens)
@@ -309,7 +292,7 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
                 reservation,
                 budgets,
             } => {
-                self.settle_in_memory(key, &budgets, used);
+                self.memory.count(key, &budgets, used);
                 self.settlements.send(Settlement {
                     account,
                     reservation,
@@ -331,7 +314,7 @@ impl<K: Clone> Clone for RedisTokens<K> {
             falls_back: self.falls_back,
             lasts: self.lasts,
             settlements: self.settlements.clone(),
-            seen: self.seen.clone(),
+            accounts: self.accounts.clone(),
         }
     }
 }

@@ -80,11 +80,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     ) -> Result<Granted<Reserved<K>>, BudgetState> {
         self.update_spans(now);
         let spans = self.spans;
-        let id = match key {
-            None => AccountId::WithoutKey,
-            Some(key) if self.has_room(&key) => AccountId::Key(key),
-            Some(_) => AccountId::OtherKeys,
-        };
+        let id = self.id(key);
         let account = self.account(&id);
         let mut refusal = None;
         for budget in budgets {
@@ -149,6 +145,41 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
                 count.is_changed |= used > 0;
                 self.has_changes |= used > 0;
             }
+        }
+    }
+
+    /// Counts `used` tokens that nothing was reserved for, in the current windows of the budgets.
+    #[cfg(feature = "redis")]
+    pub(super) fn count(&mut self, key: Option<K>, budgets: &[Budget], used: u64, now: Timestamp) {
+        if used == 0 {
+            return;
+        }
+        self.update_spans(now);
+        let spans = self.spans;
+        let id = self.id(key);
+        let account = self.account(&id);
+        for window in Window::ALL {
+            if budgets.iter().any(|budget| budget.window() == window) {
+                let count = account.count(window, &spans[window as usize]);
+                count.used = count.used.saturating_add(used);
+                count.is_changed = true;
+            }
+        }
+        self.has_changes = true;
+    }
+
+    /// The current windows.
+    #[cfg(feature = "redis")]
+    pub(super) fn spans(&mut self, now: Timestamp) -> [Span; 3] {
+        self.update_spans(now);
+        self.spans
+    }
+
+    fn id(&mut self, key: Option<K>) -> AccountId<K> {
+        match key {
+            None => AccountId::WithoutKey,
+            Some(key) if self.has_room(&key) => AccountId::Key(key),
+            Some(_) => AccountId::OtherKeys,
         }
     }
 

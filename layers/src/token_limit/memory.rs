@@ -13,6 +13,8 @@ use jiff::tz::TimeZone;
 use super::ledger::{Ledger, Reserved};
 use super::saved::WindowUse;
 use super::store::{Granted, ReserveResult, TokenStore};
+#[cfg(feature = "redis")]
+use super::window::Span;
 use super::{Budget, Window};
 use crate::store::{Replicas, StoreUnavailable};
 
@@ -78,6 +80,20 @@ impl<K: Hash + Eq + Clone> MemoryStore<K> {
     #[cfg(feature = "redis")]
     pub(crate) fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+
+    /// The time, and the current window of each kind.
+    #[cfg(feature = "redis")]
+    pub(crate) fn spans(&self) -> (Timestamp, [Span; 3]) {
+        let now = self.now();
+        (now, self.ledger().spans(now))
+    }
+
+    /// Counts used tokens that nothing was reserved for.
+    #[cfg(feature = "redis")]
+    pub(crate) fn count(&self, key: Option<K>, budgets: &[Budget], used: u64) {
+        let now = self.now();
+        self.ledger().count(key, budgets, used, now);
     }
 
     /// As [`reserve`](TokenStore::reserve), which returns this at once.
