@@ -1,13 +1,14 @@
-//! The memory of idle connections, of clients that have left, and of answers that are translated.
+//! The memory of idle connections, of clients that have left, of lines that are kept, and of answers that
+//! are translated.
 
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use llamatower::edge::{Edge, EdgeConfig, Gauges, ListenAddr, RequestBody, Shutdown};
+use llamatower::ollama::upstream::Upstream;
 use llamatower::openai::{Server, Translate};
 use llamatower_layers::BoxError;
 use llamatower_layers::body::ReplayBody;
@@ -242,6 +244,47 @@ fn nothing_stays_of_a_client_that_leaves_an_answer_unread() {
 fn nothing_stays_of_a_client_that_leaves_in_http2() {
     let edge = Driven::start(service_fn(silent));
     assert_nothing_left(&edge, &http2_request(), &[Leaves::DuringItsRequest]);
+}
+
+/// A server whose response is a stream of lines, one for each message of `next`.
+fn lines_on_demand(next: mpsc::Receiver<()>) -> SocketAddr {
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\
+        Transfer-Encoding: chunked\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        assert_ne!(client.read(&mut [0; 4096]).unwrap(), 0);
+        client.write_all(HEAD).unwrap();
+        for () in next {
+            client.write_all(b"3\r\n{}\n\r\n").unwrap();
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_line_that_is_kept_does_not_keep_the_buffer_of_its_connection() {
+    const LINES: usize = 100;
+    let (next, demand) = mpsc::channel();
+    let address = format!("http://{}", lines_on_demand(demand));
+    let upstream = Upstream::<Empty<Bytes>>::new(address.parse().unwrap());
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let request = Request::get("/api/chat").body(Empty::new()).unwrap();
+    let mut lines = runtime
+        .block_on(upstream.oneshot(request))
+        .unwrap()
+        .into_body();
+    let mut kept = Vec::with_capacity(LINES);
+    let used = allocation_counter::measure(|| {
+        for _ in 0..LINES {
+            next.send(()).unwrap();
+            kept.push(runtime.block_on(lines.frame()).unwrap().unwrap());
+        }
+    });
+    assert_eq!(kept.len(), LINES);
+    let each = used.bytes_current / LINES as i64;
+    assert!(each < 1024, "{each} bytes for each line of three");
 }
 
 /// The memory to translate an answer of so many events, each of which is read before the next one.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::Response;
+use http_body::Body;
 use tokio::time::Instant;
 
 use super::{Ending, Observer, Outcome, Record};
@@ -31,11 +32,15 @@ impl Completion {
     }
 
     /// The response head has arrived.
-    pub(super) fn head<B>(&mut self, answer: &Response<B>) {
+    pub(super) fn head<B: Body>(&mut self, answer: &Response<B>) {
         let now = Instant::now();
+        let streams = answer.body().size_hint().exact().is_none();
         self.record.update(|outcome| {
             outcome.status = Some(answer.status());
             outcome.time_to_first_byte = Some(now.duration_since(outcome.started));
+            if streams {
+                outcome.leave_head();
+            }
         });
     }
 

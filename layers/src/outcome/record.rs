@@ -190,6 +190,23 @@ impl Outcome {
         self.waited += now.saturating_duration_since(sent);
     }
 
+    /// Copies what is a part of the request's head in memory: a server such as hyper would keep its
+    /// whole buffer of 8 kB for it.
+    pub(super) fn leave_head(&mut self) {
+        if self.uri.authority().is_none()
+            && let Some(target) = self.uri.path_and_query()
+            && let Ok(copy) = Uri::try_from(target.as_str())
+        {
+            self.uri = copy;
+        }
+        if let Some(id) = &mut self.request_id
+            && let Ok(mut copy) = HeaderValue::from_bytes(id.as_bytes())
+        {
+            copy.set_sensitive(id.is_sensitive());
+            *id = copy;
+        }
+    }
+
     /// Sets the ending and the duration. An ending that an inner layer set is kept.
     pub(super) fn complete(&mut self, ending: Ending, now: Instant) {
         if self.ending == Ending::Open {

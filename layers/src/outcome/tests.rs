@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
 use proptest::prelude::*;
@@ -262,6 +262,39 @@ async fn a_kept_record_does_not_keep_the_extensions_of_the_outcome() {
     assert!(record.snapshot().extensions.get::<Arc<()>>().is_none());
     assert_eq!(record.snapshot().ending, Ending::Complete);
     drop(log);
+}
+
+/// A part of a buffer, as a server's parser gives it to a request.
+struct Buffer(Arc<[u8]>);
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+#[tokio::test]
+async fn the_record_of_a_stream_does_not_keep_the_memory_of_the_head() {
+    let buffer: Arc<[u8]> = Arc::from(*b"/api/chat?a=b 17");
+    let head = Bytes::from_owner(Buffer(buffer.clone()));
+    let mut request = get();
+    *request.uri_mut() = Uri::from_maybe_shared(head.slice(..13)).unwrap();
+    let id = HeaderValue::from_maybe_shared(head.slice(14..)).unwrap();
+    request.headers_mut().insert("x-request-id", id);
+    drop(head);
+    let log = Arc::new(Log::default());
+    let service = OutcomeLayer::new(log.clone()).layer(service_fn(|_| async {
+        let body = Script {
+            steps: [Step::Data].into(),
+            knows_its_end_at: None,
+        };
+        Ok::<_, Infallible>(Response::new(body))
+    }));
+    let answer = service.oneshot(request).await.unwrap();
+    assert_eq!(Arc::strong_count(&buffer), 1, "only the test has it");
+    drop(answer);
+    assert_eq!(log.only().uri, "/api/chat?a=b");
+    assert_eq!(log.only().request_id(), Some("17"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,11 @@ use super::{Address, AnswerBroken};
 /// much, and hyper's copy of it.
 const MOST_JOINED: usize = 8 * 1024;
 
+/// Limit in bytes for copying a piece of a stream. A piece is a part of hyper's read buffer of 8 kB.
+/// While anybody holds it, as the layers do that look at the last lines, hyper allocates another
+/// buffer for the next one.
+const MOST_COPIED: usize = 2 * 1024;
+
 /// The body of a backend's response. At its end, the connection returns to the pool. If it is
 /// dropped earlier, the connection is closed, so that Ollama stops working for a client that has
 /// disconnected.
@@ -150,6 +155,14 @@ where
         }
     }
 
+    /// The same bytes in memory of their own, if more of the body follows.
+    fn apart(&self, data: Bytes) -> Bytes {
+        match data.len() <= MOST_COPIED && !self.is_end_stream() {
+            true => Bytes::copy_from_slice(&data),
+            false => data,
+        }
+    }
+
     /// Joins the lines that are ready after `first`.
     fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
         let mut joined = BytesMut::new();
@@ -196,9 +209,10 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         Poll::Ready(match ready!(this.poll_received(cx)) {
-            Some(Ok(frame)) if this.is_lines => Some(Ok(match frame.into_data() {
-                Ok(data) => Frame::data(this.join(data, cx)),
-                Err(other) => other,
+            Some(Ok(frame)) => Some(Ok(match (frame.into_data(), this.is_lines) {
+                (Ok(data), true) => Frame::data(this.join(this.apart(data), cx)),
+                (Ok(data), false) => Frame::data(this.apart(data)),
+                (Err(other), _) => other,
             })),
             received => received,
         })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -16,9 +16,9 @@ use llamatower_layers::BoxError;
 use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 
-use super::Connector;
 use super::socket::BackendSocket;
 use super::state::ConnectionState;
+use super::{Connector, Outgoing};
 
 /// Limit of a response's head. Ollama's heads are a few hundred bytes.
 pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -32,10 +32,10 @@ const BUFFER_BYTES: usize = MAX_HEAD_BYTES;
 pub(super) struct Connection<B: Body + 'static>(Box<Halves<B>>);
 
 struct Halves<B: Body + 'static> {
-    sender: SendRequest<B>,
+    sender: SendRequest<Pin<Box<B>>>,
     /// `None` once it has ended. When it is dropped, hyper returns a request that it has not
     /// started.
-    http: Option<http1::Connection<TokioIo<BackendSocket>, B>>,
+    http: Option<http1::Connection<TokioIo<BackendSocket>, Pin<Box<B>>>>,
     is_last: bool,
     waker: Waker,
     state: Arc<ConnectionState>,
@@ -45,7 +45,7 @@ struct Halves<B: Body + 'static> {
 pub(super) struct SendFailed<B> {
     pub(super) error: hyper::Error,
     /// The request, if sending was not started.
-    pub(super) unsent: Option<Box<Request<B>>>,
+    pub(super) unsent: Option<Box<Outgoing<B>>>,
 }
 
 impl<B> Connection<B>
@@ -75,29 +75,33 @@ where
 
     /// Sends a request and waits for the head of its response. The rest of the request's body is
     /// sent while the response is read.
-    pub(super) async fn send(
+    pub(super) fn send(
         &mut self,
-        request: Request<B>,
+        request: Outgoing<B>,
         is_reused: bool,
-    ) -> Result<Response<Incoming>, SendFailed<B>> {
-        // Only the connection completes this future, so it needs no waker. It must not yield to
-        // other tasks because of tokio's budget.
-        let mut answer = pin!(unconstrained(self.0.sender.try_send_request(request)));
+    ) -> impl Future<Output = Result<Response<Incoming>, SendFailed<B>>> {
+        // Given to hyper here, because the future would hold the request twice.
+        let answer = self.0.sender.try_send_request(request);
         self.0.state.begin(is_reused);
-        let answer = poll_fn(|cx| {
-            self.advance();
-            let answer = answer
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
-            if answer.is_pending() {
-                self.0.state.wait(cx);
-            }
-            answer
-        });
-        answer.await.map_err(|mut failed| SendFailed {
-            unsent: failed.take_message().map(Box::new),
-            error: failed.into_error(),
-        })
+        async move {
+            // Only the connection completes this future, so it needs no waker. It must not yield
+            // to other tasks because of tokio's budget.
+            let mut answer = pin!(unconstrained(answer));
+            let answer = poll_fn(|cx| {
+                self.advance();
+                let answer = answer
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()));
+                if answer.is_pending() {
+                    self.0.state.wait(cx);
+                }
+                answer
+            });
+            answer.await.map_err(|mut failed| SendFailed {
+                unsent: failed.take_message().map(Box::new),
+                error: failed.into_error(),
+            })
+        }
     }
 
     /// The error of dialing a replacement for a dead connection. In this case no byte of the

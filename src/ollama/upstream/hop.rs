@@ -64,10 +64,10 @@ impl Target {
             Some(0) if !expects_a_body => {
                 headers.remove(CONTENT_LENGTH);
             }
-            Some(length) => {
+            Some(length) if !has_length(headers, length) => {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             }
-            None => {}
+            _ => {}
         }
     }
 
@@ -95,6 +95,16 @@ impl Target {
 /// Comparing a few names is cheaper than a lookup.
 fn has_transfer_encoding(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| *name == TRANSFER_ENCODING)
+}
+
+/// Whether there is one `Content-Length`, with this value as it would be written.
+fn has_length(headers: &HeaderMap, length: u64) -> bool {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let text = value.to_str().unwrap_or_default();
+    text.starts_with(|first: char| matches!(first, '1'..='9')) && text.parse() == Ok(length)
 }
 
 /// Rejects framing that two parsers could understand differently (RFC 9112 6.3, 11.2), and a

@@ -72,6 +72,9 @@ use tls::Tls;
 type ResponseFuture<B> =
     Pin<Box<dyn Future<Output = Result<Response<UpstreamBody<B>>, BoxError>> + Send>>;
 
+/// A request as it is sent. Its body is boxed, because hyper moves a request a dozen times.
+type Outgoing<B> = Request<Pin<Box<B>>>;
+
 /// What both clients implement, in addition to the common [`Target`].
 trait Leaf<B>: Send + Sync + 'static
 where
@@ -85,7 +88,7 @@ where
     /// that took ([`AttemptTimer`](timer::AttemptTimer)).
     fn ask(
         self: Arc<Self>,
-        request: Request<B>,
+        request: Outgoing<B>,
     ) -> impl Future<Output = Result<Response<UpstreamBody<B>>, BoxError>> + Send;
 
     /// The number of idle connections in the pool; `None` if it is not known.
@@ -227,6 +230,7 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> ResponseFuture<B> {
         self.target().prepare(&mut request);
+        let request = request.map(Box::pin);
         match &self.0 {
             Either::Plain(leaf) => Box::pin(leaf.clone().ask(request)),
             Either::Tls(leaf) => Box::pin(leaf.clone().ask(request)),

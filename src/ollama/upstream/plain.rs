@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use llamatower_layers::retry::Attempts;
@@ -15,7 +15,7 @@ use super::connection::{Connection, SendFailed};
 use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::{Pool, PoolLimits};
 use super::timer::AttemptTimer;
-use super::{ConnectionLost, Connector, Leaf, UpstreamBody};
+use super::{ConnectionLost, Connector, Leaf, Outgoing, UpstreamBody};
 
 /// Sends requests to a backend over TCP.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ where
     /// Sends a request over an idle or a new connection, and waits for the head of its response.
     async fn ask(
         self: Arc<Self>,
-        mut request: Request<B>,
+        mut request: Outgoing<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
         let _timer = AttemptTimer::start(request.extensions());
         // After a pooled connection was lost, the next one of the pool may be lost as well: a server

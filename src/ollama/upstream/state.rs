@@ -45,10 +45,9 @@ impl ConnectionState {
     }
 
     /// No task waits for the connection any more: a stored waker would keep the memory of the last one
-    /// alive. The connection is to be polled once more, as what it does between two requests.
+    /// alive.
     pub(super) fn rest(&self) {
         self.task.take();
-        self.has_work.store(true, Ordering::Release);
     }
 
     /// A request is given to the connection. `is_reused` means that the connection was in the pool

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{PathAndQuery, Scheme, Uri};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::{BoxError, Failure};
 use reqwest::redirect;
@@ -23,7 +23,9 @@ use super::connection::MAX_HEAD_BYTES;
 use super::hop::{NO_ANSWER, Target, may_share_a_connection};
 use super::pool::PoolLimits;
 use super::timer::AttemptTimer;
-use super::{Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf, UpstreamBody};
+use super::{
+    Access, Address, ConnectFailed, ConnectTimeout, ConnectionLost, Leaf, Outgoing, UpstreamBody,
+};
 
 /// Sends requests to a backend over TLS.
 #[derive(Debug)]
@@ -147,7 +149,7 @@ where
 
     async fn ask(
         self: Arc<Self>,
-        request: Request<B>,
+        request: Outgoing<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
         let _timer = AttemptTimer::start(request.extensions());
         let address = &self.target.address;
@@ -158,8 +160,7 @@ where
             true => &clients.pooling,
             false => &clients.dialling,
         };
-        let mut request =
-            request.map(|body| reqwest::Body::wrap(Outgoing(Mutex::new(Box::pin(body)))));
+        let mut request = request.map(|body| reqwest::Body::wrap(Exclusive(Mutex::new(body))));
         *request.uri_mut() = absolute(address, request.uri())?;
         let answer = client.execute(request.try_into()?).await;
         let answer = Response::from(answer.map_err(|error| self.failed(error))?);
@@ -275,9 +276,9 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) 
 }
 
 /// The body of a request. reqwest requires `Sync`, although the body is never shared.
-struct Outgoing<B>(Mutex<Pin<Box<B>>>);
+struct Exclusive<B>(Mutex<Pin<Box<B>>>);
 
-impl<B: Body<Data = Bytes>> Body for Outgoing<B> {
+impl<B: Body<Data = Bytes>> Body for Exclusive<B> {
     type Data = Bytes;
     type Error = B::Error;
 
