@@ -195,7 +195,7 @@ impl<S> Fleet<S> {
         if let Some(flight) = slot.flight() {
             self.log_choice(&member.backend, flight);
         }
-        let choice = slot.flight().map(|flight| LatestChoice::of(flight.grant()));
+        let choice = slot.flight().map(|flight| LatestChoice::new(flight.grant()));
         record_choice(&member.backend, choice, request);
         self.put_num_ctx(slot.flight(), request);
         if slot.flight().is_some_and(Flight::may_load) {
@@ -335,12 +335,8 @@ pub(super) fn record_choice(backend: &Backend, choice: Option<LatestChoice>, req
         outcome.backend = Some(name.clone());
         outcome.attempts += 1;
         match choice {
-            Some(choice) => {
-                outcome.extensions.insert(choice);
-            }
-            None => {
-                outcome.extensions.remove::<LatestChoice>();
-            }
+            Some(choice) => choice.put_into(outcome),
+            None => outcome.choice = None,
         }
     });
 }
