@@ -24,6 +24,7 @@ pub mod ollama;
 pub mod openai;
 pub mod reload;
 pub mod request_filter;
+pub mod reuse;
 pub mod run;
 pub mod settings;
 pub mod shared;

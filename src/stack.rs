@@ -60,6 +60,7 @@ use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstre
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
 use crate::request_filter::RequestFilterLayer;
+use crate::reuse::Reuse;
 use crate::settings::{Cache, Limits, Settings};
 use crate::shared::{Rates, Tokens};
 use crate::telemetry::{
@@ -195,6 +196,8 @@ where
                 })
                 .with_read_timeout(settings.timeouts.body_read),
         )
+        // A request that waits for its body keeps no instances of the layers below.
+        .layer_fn(Reuse::new)
         .layer(
             LlmRequestLayer::new()
                 .with_default_model(settings.backends.default_model.clone())

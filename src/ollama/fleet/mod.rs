@@ -218,7 +218,7 @@ impl<S> Fleet<S> {
     {
         record_choice(&member.backend, None, request);
         Choice {
-            service: member.service.clone(),
+            service: member.service.own_instance(),
             slot: Permit::unqueued(member.take(None)),
         }
     }
