@@ -79,8 +79,8 @@ where
             Wait::Slot(ticket, ..) => {
                 let permit = ready!(Pin::new(ticket).poll(cx));
                 let (timer, since) = match std::mem::take(wait) {
-                    Wait::Slot(_, timer, since) => (Some(timer), since),
-                    _ => (None, Instant::now()),
+                    Wait::Slot(_, timer, since) => (Some(timer), Some(since)),
+                    _ => (None, None),
                 };
                 return self.lease(permit?, since, timer, wait, request, cx);
             }
@@ -94,7 +94,7 @@ where
             }
         };
         let entry = self.entry(&class, request);
-        self.enter(class, entry, Instant::now(), wait, request, cx)
+        self.enter(class, entry, None, wait, request, cx)
     }
 }
 
@@ -108,12 +108,12 @@ impl<S> Fleet<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    /// Enters the queue, in which the request waits since this time.
+    /// Enters the queue, in which the request waits since this time, or from now on.
     fn enter(
         &self,
         class: Class,
         entry: Entry<Option<Client>, Need>,
-        since: Instant,
+        since: Option<Instant>,
         wait: &mut Wait<S>,
         request: &mut Parts,
         cx: &mut Context<'_>,
@@ -126,6 +126,7 @@ where
                 let timer = WaitTimer::start(request, |outcome, time| {
                     outcome.queued = Some(outcome.queued.unwrap_or_default() + time);
                 });
+                let since = since.unwrap_or_else(Instant::now);
                 *wait = Wait::Slot(Box::new(ticket), timer, since);
                 Poll::Pending
             }
@@ -149,27 +150,28 @@ where
             Some(deadline) => entry.with_deadline(deadline),
             None => entry,
         };
-        self.enter(class, entry, since, wait, request, cx)
+        self.enter(class, entry, Some(since), wait, request, cx)
     }
 
     /// Leases the slot, if gateways share it, and tells them of the load.
     fn lease(
         &self,
         permit: queue::Permit<Dispatcher<S>>,
-        since: Instant,
+        since: Option<Instant>,
         timer: Option<WaitTimer>,
         wait: &mut Wait<S>,
         request: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
         let slot = permit.slot();
-        let chosen = slot.line.map_or(since, |line| line.now);
+        let chosen = slot.line.map(|line| line.now).or(since);
         let load = slot.flight();
-        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), Some(chosen)));
+        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), chosen));
         let lease = self.to_lease(slot);
         if lease.is_none() && load.is_none() {
             return Poll::Ready(Ok(self.chosen(permit, request)));
         }
+        let since = since.or(chosen).unwrap_or_else(Instant::now);
         let leasing = Leasing::start(ToTake { lease, load }, permit, since, timer);
         *wait = Wait::Lease(Box::new(leasing));
         self.poll_choose(wait, request, cx)
