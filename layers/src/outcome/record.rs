@@ -118,10 +118,11 @@ impl Outcome {
 
     /// The record of this request, which starts now.
     pub fn of<B>(request: &Request<B>, now: Instant) -> Self {
+        let shared = Shared::of(request.extensions());
         Self {
-            route_match: RouteMatch::of(request.extensions()).cloned(),
+            route_match: shared.and_then(|shared| shared.route.clone()),
             request_id: request.headers().get(X_REQUEST_ID).cloned(),
-            client_address: ClientAddress::of(request.extensions()),
+            client_address: shared.and_then(|shared| shared.client.map(ClientAddress)),
             ..Self::new(now, request.method().clone(), request.uri().clone())
         }
     }
