@@ -12,6 +12,7 @@ pub mod model_sync;
 pub mod ollama;
 pub mod openai;
 pub mod reload;
+pub mod reuse;
 pub mod settings;
 pub mod shared;
 pub mod signals;

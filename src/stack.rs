@@ -15,6 +15,7 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION, SET_C
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
+use jiff::Timestamp;
 use llamatower_layers::adaptive::AdaptiveLayer;
 use llamatower_layers::admission::AdmissionLayer;
 use llamatower_layers::api_key::{ApiKeyLayer, KeySet};
@@ -36,7 +37,9 @@ use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::TokenLimitLayer;
 use llamatower_layers::usage::{UsageLayer, expected_prompt_tokens};
-use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
+use llamatower_layers::{
+    BoxError, Failure, LlmRequest, Observer, Operation, Outcome, RouteMatch, Side,
+};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
 use tower_http::request_id::{
@@ -60,6 +63,7 @@ use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::upstream::{Access, Address, ConnectFailed, PoolLimits, Upstream};
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
+use crate::reuse::Reuse;
 use crate::settings::{Cache, Limits, Settings};
 use crate::shared::{Rates, Tokens};
 use crate::telemetry::{
@@ -151,7 +155,10 @@ where
         .layer(EndpointLayer::new(endpoints))
         .layer(OutcomeLayer::new(Arc::new((
             telemetry.observer(),
-            (handles.activity, handles.usage),
+            Ended {
+                activity: handles.activity,
+                usage: handles.usage,
+            },
         ))))
         .layer(telemetry.request_span_layer())
         // Outside of this layer no error occurs.
@@ -195,6 +202,8 @@ where
                 })
                 .with_read_timeout(settings.timeouts.body_read),
         )
+        // A request that waits for its body keeps no instances of the layers below.
+        .layer_fn(Reuse::new)
         .layer(
             LlmRequestLayer::new()
                 .with_default_model(settings.backends.default_model.clone())
@@ -330,6 +339,20 @@ fn load_clock<B>(limit: Option<Duration>) -> impl Fn(Request<B>) -> Request<B> +
             request.extensions_mut().insert(clock);
         }
         request
+    }
+}
+
+/// What is kept of requests that have ended. Both parts share one reading of the clock.
+struct Ended {
+    activity: Arc<Activity>,
+    usage: Arc<Usage>,
+}
+
+impl Observer for Ended {
+    fn finished(&self, outcome: &Outcome) {
+        let now = Timestamp::now();
+        self.activity.keep(outcome, now);
+        self.usage.count(outcome, now);
     }
 }
 

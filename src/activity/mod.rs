@@ -60,10 +60,9 @@ impl Activity {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Observer for Activity {
-    fn finished(&self, outcome: &Outcome) {
+    /// Keeps a request that has ended now.
+    pub(crate) fn keep(&self, outcome: &Outcome, now: Timestamp) {
         let Some(operation) = outcome.operation() else {
             return;
         };
@@ -71,7 +70,7 @@ impl Observer for Activity {
         if !runs_model && !is_shown(operation) {
             return;
         }
-        let request = FinishedRequest::of(outcome, Timestamp::now());
+        let request = FinishedRequest::of(outcome, now);
         let mut kept = self.kept();
         if runs_model {
             kept.intervals.add(&request, outcome.stream);
@@ -81,6 +80,12 @@ impl Observer for Activity {
             kept.requests.pop_front();
         }
         kept.requests.push_back(request);
+    }
+}
+
+impl Observer for Activity {
+    fn finished(&self, outcome: &Outcome) {
+        self.keep(outcome, Timestamp::now());
     }
 }
 

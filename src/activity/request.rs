@@ -60,7 +60,7 @@ pub struct FinishedRequest {
 
 impl FinishedRequest {
     pub(super) fn of(outcome: &Outcome, ended_at: Timestamp) -> Self {
-        let choice = outcome.extensions.get::<LatestChoice>();
+        let choice = LatestChoice::of(outcome);
         Self {
             ended_at,
             method: outcome.method.clone(),

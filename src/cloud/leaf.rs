@@ -24,7 +24,6 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use super::{Cloud, NAME, broken, refused};
 use crate::clients::Client;
 use crate::ollama;
-use crate::ollama::fleet::LatestChoice;
 use crate::ollama::hygiene::{clean_request, clean_response};
 use crate::ollama::upstream::{PoolLimits, Upstream};
 use crate::openai::Translate;
@@ -124,7 +123,7 @@ fn record<B>(request: Request<B>) -> Request<B> {
     Record::update_in(request.extensions(), |outcome| {
         outcome.backend = Some(NAME.into());
         // That of a server that was tried before.
-        outcome.extensions.remove::<LatestChoice>();
+        outcome.choice = None;
         outcome.attempts += 1;
     });
     request

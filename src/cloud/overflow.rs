@@ -23,7 +23,6 @@ use tower::{Layer, Service, ServiceExt};
 use super::{Cloud, Reason, SentToCloud};
 use crate::clients::Client;
 use crate::clients::model_rules::ModelRules;
-use crate::ollama::fleet::LatestChoice;
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
@@ -358,9 +357,9 @@ where
         let record = Record::of(request.extensions()).cloned();
         let before = record.as_ref().map(|record| {
             record.update(|outcome| {
-                let choice = outcome.extensions.get::<LatestChoice>().copied();
                 let provider = outcome.extensions.get::<Provider>().copied();
                 let served_model = outcome.served_model.clone();
+                let choice = outcome.choice.clone();
                 (outcome.backend.take(), served_model, choice, provider)
             })
         });
@@ -404,9 +403,7 @@ where
             record.update(|outcome| {
                 outcome.backend = backend;
                 outcome.served_model = served_model;
-                if let Some(choice) = choice {
-                    outcome.extensions.insert(choice);
-                }
+                outcome.choice = choice;
                 match provider {
                     Some(provider) => outcome.extensions.insert(provider),
                     None => outcome.extensions.remove(),

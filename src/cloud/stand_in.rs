@@ -20,7 +20,6 @@ use tower::Service;
 use super::overflow::{Answer, Overflow, copy, from_fleet};
 use super::{NAME, Reason};
 use crate::ollama::AnswerBody;
-use crate::ollama::fleet::LatestChoice;
 use crate::ollama::lists::MoreModels;
 use crate::openai::Asked;
 use crate::openai::ask::Translator;
@@ -165,7 +164,7 @@ where
             outcome.backend = Some(NAME.into());
             let provider = Provider(self.overflow.cloud.provider());
             outcome.extensions.insert(provider);
-            outcome.extensions.remove::<LatestChoice>();
+            outcome.choice = None;
         });
         let body = Full::new(text).map_err(|never| match never {});
         let mut answer = Response::new(AnswerBody::new(body));

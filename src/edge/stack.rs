@@ -1,13 +1,11 @@
 //! The stack, as hyper calls it.
 
 use std::cell::RefCell;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
 
 use hyper::service::Service as HyperService;
-use pin_project_lite::pin_project;
-use tower::util::Oneshot;
-use tower::{Service, ServiceExt};
+use tower::Service;
+
+use crate::reuse::CallFuture;
 
 /// The stack of one connection. hyper-util's `TowerToHyperService` clones the service for each request: for
 /// the layers of the gateway this costs 1,350 instructions, and more when the clone is dropped. Here all
@@ -27,93 +25,25 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = StackFuture<S, R>;
+    type Future = CallFuture<S, R>;
 
     fn call(&self, request: R) -> Self::Future {
-        let mut service = self.0.borrow_mut();
-        let at_once = &mut Context::from_waker(Waker::noop());
-        match service.poll_ready(at_once) {
-            Poll::Ready(Ok(())) => StackFuture::Called {
-                future: service.call(request),
-            },
-            Poll::Ready(Err(_)) | Poll::Pending => StackFuture::Waiting {
-                future: Box::pin(service.clone().oneshot(request)),
-            },
-        }
-    }
-}
-
-pin_project! {
-    /// The future of [`Stack`].
-    #[project = StackProjection]
-    pub(super) enum StackFuture<S: Service<R>, R> {
-        Called { #[pin] future: S::Future },
-        Waiting { future: Pin<Box<Oneshot<S, R>>> },
-    }
-}
-
-impl<S: Service<R>, R> Future for StackFuture<S, R> {
-    type Output = Result<S::Response, S::Error>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            StackProjection::Called { future } => future.poll(cx),
-            StackProjection::Waiting { future } => future.as_mut().poll(cx),
-        }
+        CallFuture::of(&mut self.0.borrow_mut(), request)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-    use std::future::{Ready, ready};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
-
-    /// Not ready when it is polled for the first time; counts its clones.
-    struct Slow {
-        was_polled: bool,
-        clones: Arc<AtomicUsize>,
-    }
-
-    impl Clone for Slow {
-        fn clone(&self) -> Self {
-            self.clones.fetch_add(1, Relaxed);
-            Self {
-                was_polled: false,
-                clones: self.clones.clone(),
-            }
-        }
-    }
-
-    impl Service<u32> for Slow {
-        type Response = u32;
-        type Error = Infallible;
-        type Future = Ready<Result<u32, Infallible>>;
-
-        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-            if std::mem::replace(&mut self.was_polled, true) {
-                return Poll::Ready(Ok(()));
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-
-        fn call(&mut self, request: u32) -> Self::Future {
-            assert!(self.was_polled, "called before it was ready");
-            ready(Ok(request + 1))
-        }
-    }
+    use crate::reuse::tests::Slow;
 
     #[tokio::test]
     async fn only_a_service_that_is_not_ready_is_cloned() {
-        let clones = Arc::new(AtomicUsize::new(0));
-        let stack = Stack::new(Slow {
-            was_polled: false,
-            clones: clones.clone(),
-        });
+        let slow = Slow::new();
+        let clones = slow.clones.clone();
+        let stack = Stack::new(slow);
         assert_eq!(
             stack.call(1).await,
             Ok(2),

@@ -44,6 +44,11 @@ impl Tracer {
         }
     }
 
+    /// Whether it begins no span of any request.
+    pub(super) fn is_off(&self) -> bool {
+        self.exported.is_none()
+    }
+
     /// Begins the first span of a request. `None` if no span would be exported: there is no
     /// endpoint, or it does not answer.
     pub(super) fn begin_trace(&self, parent: impl FnOnce() -> Context) -> Option<Span> {

@@ -86,6 +86,13 @@ impl Usage {
         self.models.set_fleet(fleet);
     }
 
+    /// Counts a request that has ended now, if it ran a model.
+    pub(crate) fn count(&self, outcome: &Outcome, now: Timestamp) {
+        if outcome.operation().is_some_and(Operation::is_inference) {
+            self.add(outcome, now.as_second());
+        }
+    }
+
     fn add(&self, outcome: &Outcome, now: i64) {
         let counts = UsageCounts::of(outcome).to_array();
         let model = self.models.row(outcome);
@@ -105,9 +112,7 @@ impl Usage {
 
 impl Observer for Usage {
     fn finished(&self, outcome: &Outcome) {
-        if outcome.operation().is_some_and(Operation::is_inference) {
-            self.add(outcome, Timestamp::now().as_second());
-        }
+        self.count(outcome, Timestamp::now());
     }
 }
 

@@ -201,6 +201,14 @@ async fn a_head_above_the_limit_gets_431() {
             .await;
         assert_eq!(answer.status, 200);
     }
+    let edge = Running::start(loopback(), service_fn(echo)).await;
+    for (others, status) in [(99, 200), (100, 431)] {
+        let more = "x: y\r\n".repeat(others);
+        let answer = edge
+            .ask(&format!("GET / HTTP/1.1\r\nHost: localhost\r\n{more}\r\n"))
+            .await;
+        assert_eq!(answer.status, status, "the default is 100 fields");
+    }
     let config = EdgeConfig {
         max_head_bytes: 4096,
         max_head_fields: 50,

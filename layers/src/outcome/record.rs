@@ -1,5 +1,6 @@
 //! The data about a request, and the handle through which layers add to it.
 
+use std::any::Any;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -70,6 +71,10 @@ pub struct Outcome {
     pub identity: Option<Arc<str>>,
     /// The backend that gave the response.
     pub backend: Option<Arc<str>>,
+    /// What the router tells of its latest choice of a backend, in a type of its own. It has a field
+    /// because most requests have a choice, and a map of [`extensions`](Self::extensions) costs three
+    /// allocations.
+    pub choice: Option<Arc<dyn Any + Send + Sync>>,
     /// The number of attempts.
     pub attempts: u32,
     /// The time in the queue, of all waits together, also of those that ended without a slot; `None` if
@@ -113,10 +118,11 @@ impl Outcome {
 
     /// The record of this request, which starts now.
     pub fn of<B>(request: &Request<B>, now: Instant) -> Self {
+        let shared = Shared::of(request.extensions());
         Self {
-            route_match: RouteMatch::of(request.extensions()).cloned(),
+            route_match: shared.and_then(|shared| shared.route.clone()),
             request_id: request.headers().get(X_REQUEST_ID).cloned(),
-            client_address: ClientAddress::of(request.extensions()),
+            client_address: shared.and_then(|shared| shared.client.map(ClientAddress)),
             ..Self::new(now, request.method().clone(), request.uri().clone())
         }
     }
@@ -136,6 +142,7 @@ impl Outcome {
             has_no_prompt: false,
             identity: None,
             backend: None,
+            choice: None,
             attempts: 0,
             queued: None,
             waited: Duration::ZERO,

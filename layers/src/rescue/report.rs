@@ -17,6 +17,7 @@ use super::AnswerUnfinished;
 use super::body::Watch;
 use crate::dialect::ErrorText;
 use crate::service::Hook;
+use crate::shared::Shared;
 use crate::{BoxError, Dialect, Ending, Failure, Operation, Record, RouteMatch};
 
 /// How errors are reported.
@@ -129,7 +130,8 @@ pub(super) struct Reporter {
 
 impl Reporter {
     fn of<B>(request: &Request<B>, options: Options) -> Self {
-        let route = RouteMatch::of(request.extensions());
+        let shared = Shared::of(request.extensions());
+        let route = shared.and_then(|shared| shared.route.as_ref());
         let dialect = route.map_or(Dialect::Text, RouteMatch::dialect);
         let request_id = match dialect {
             Dialect::Anthropic => request.headers().get("x-request-id").cloned(),
@@ -140,7 +142,7 @@ impl Reporter {
             operation: route.and_then(RouteMatch::operation),
             is_head: request.method() == http::Method::HEAD,
             request_id,
-            record: Record::of(request.extensions()).cloned(),
+            record: shared.and_then(|shared| shared.record.clone()),
             options,
         }
     }

@@ -79,8 +79,8 @@ where
             Wait::Slot(ticket, ..) => {
                 let permit = ready!(Pin::new(ticket).poll(cx));
                 let (timer, since) = match std::mem::take(wait) {
-                    Wait::Slot(_, timer, since) => (Some(timer), since),
-                    _ => (None, Instant::now()),
+                    Wait::Slot(_, timer, since) => (Some(timer), Some(since)),
+                    _ => (None, None),
                 };
                 return self.lease(permit?, since, timer, wait, request, cx);
             }
@@ -94,7 +94,7 @@ where
             }
         };
         let entry = self.entry(&class, request);
-        self.enter(class, entry, Instant::now(), wait, request, cx)
+        self.enter(class, entry, None, wait, request, cx)
     }
 }
 
@@ -108,12 +108,12 @@ impl<S> Fleet<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    /// Enters the queue, in which the request waits since this time.
+    /// Enters the queue, in which the request waits since this time, or from now on.
     fn enter(
         &self,
         class: Class,
         entry: Entry<Option<Client>, Need>,
-        since: Instant,
+        since: Option<Instant>,
         wait: &mut Wait<S>,
         request: &mut Parts,
         cx: &mut Context<'_>,
@@ -126,6 +126,7 @@ where
                 let timer = WaitTimer::start(request, |outcome, time| {
                     outcome.queued = Some(outcome.queued.unwrap_or_default() + time);
                 });
+                let since = since.unwrap_or_else(Instant::now);
                 *wait = Wait::Slot(Box::new(ticket), timer, since);
                 Poll::Pending
             }
@@ -149,27 +150,28 @@ where
             Some(deadline) => entry.with_deadline(deadline),
             None => entry,
         };
-        self.enter(class, entry, since, wait, request, cx)
+        self.enter(class, entry, Some(since), wait, request, cx)
     }
 
     /// Leases the slot, if gateways share it, and tells them of the load.
     fn lease(
         &self,
         permit: queue::Permit<Dispatcher<S>>,
-        since: Instant,
+        since: Option<Instant>,
         timer: Option<WaitTimer>,
         wait: &mut Wait<S>,
         request: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
         let slot = permit.slot();
-        let chosen = slot.line.map_or(since, |line| line.now);
+        let chosen = slot.line.map(|line| line.now).or(since);
         let load = slot.flight();
-        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), Some(chosen)));
+        let load = load.and_then(|flight| self.load_to_begin(flight, slot.member(), chosen));
         let lease = self.to_lease(slot);
         if lease.is_none() && load.is_none() {
             return Poll::Ready(Ok(self.chosen(permit, request)));
         }
+        let since = since.or(chosen).unwrap_or_else(Instant::now);
         let leasing = Leasing::start(ToTake { lease, load }, permit, since, timer);
         *wait = Wait::Lease(Box::new(leasing));
         self.poll_choose(wait, request, cx)
@@ -195,9 +197,20 @@ impl<S> Fleet<S> {
         if let Some(flight) = slot.flight() {
             self.log_choice(&member.backend, flight);
         }
-        let choice = slot.flight().map(|flight| LatestChoice::of(flight.grant()));
-        record_choice(&member.backend, choice, request);
-        self.put_num_ctx(slot.flight(), request);
+        let choice = slot
+            .flight()
+            .map(|flight| LatestChoice::new(flight.grant()));
+        let record = Record::of(&request.extensions).cloned();
+        let attempts = Attempts::of(&request.extensions);
+        record_choice(&member.backend, choice, attempts, record.as_ref());
+        if let Some(attempts) = attempts {
+            attempts.record_untried(slot.left);
+        }
+        let parsed = LlmRequest::of(&request.extensions);
+        let body_bytes = body_bytes(parsed);
+        if let Some(sent) = parsed.and_then(|parsed| self.num_ctx_to_send(slot.flight(), parsed)) {
+            request.extensions.insert(sent);
+        }
         if slot.flight().is_some_and(Flight::may_load) {
             request.extensions.insert(MayLoad);
         }
@@ -208,12 +221,9 @@ impl<S> Fleet<S> {
         {
             request.extensions.insert(KeepInMemory);
         }
-        if let Some(attempts) = Attempts::of(&request.extensions) {
-            attempts.record_untried(slot.left);
-        }
         let accounting = Accounting {
-            record: Record::of(&request.extensions).cloned(),
-            body_bytes: body_bytes(request),
+            record,
+            body_bytes,
             estimates: self.estimates.clone(),
         };
         let permit = Permit::queued(permit, accounting);
@@ -223,18 +233,13 @@ impl<S> Fleet<S> {
         }
     }
 
-    /// Notes the `num_ctx` to send to the chosen backend, if it is not that of the request.
-    fn put_num_ctx(&self, flight: Option<&Flight>, request: &mut Parts) {
-        let Some(parsed) = LlmRequest::of(&request.extensions) else {
-            return;
-        };
+    /// The `num_ctx` to send to the chosen backend, if it is not that of the request.
+    fn num_ctx_to_send(&self, flight: Option<&Flight>, parsed: &LlmRequest) -> Option<SentNumCtx> {
         let num_ctx = match flight {
             Some(flight) => flight.num_ctx(),
             None => self.config.context.asked(parsed),
         };
-        if num_ctx != parsed.num_ctx {
-            request.extensions.insert(SentNumCtx(num_ctx));
-        }
+        (num_ctx != parsed.num_ctx).then_some(SentNumCtx(num_ctx))
     }
 
     /// Waits until the catalogue can know a model: first until every backend was probed once, then
@@ -287,10 +292,14 @@ impl<S> Fleet<S> {
     }
 
     /// What a request needs of its backend.
-    pub(super) fn need(&self, expected: Expected, request: &Parts) -> Need {
-        let parsed = LlmRequest::of(&request.extensions);
+    pub(super) fn need(
+        &self,
+        expected: Expected,
+        parsed: Option<&LlmRequest>,
+        attempts: Option<&Attempts>,
+    ) -> Need {
         Need {
-            attempts: Attempts::of(&request.extensions).cloned(),
+            attempts: attempts.cloned(),
             prompt_tokens: expected.prompt_tokens,
             output_tokens: expected.output_tokens,
             num_ctx: parsed.and_then(|request| self.config.context.asked(request)),
@@ -307,11 +316,12 @@ impl<S> Fleet<S> {
     fn entry(&self, class: &Class, request: &Parts) -> Entry<Option<Client>, Need> {
         let client = Client::of(request);
         let model = class.model.as_ref();
+        let parsed = LlmRequest::of(&request.extensions);
         let expected = self
             .estimates
-            .expected(model, client.as_ref(), body_bytes(request));
+            .expected(model, client.as_ref(), body_bytes(parsed));
         let share = self.config.share_of(client.as_ref());
-        let need = self.need(expected, request);
+        let need = self.need(expected, parsed, Attempts::of(&request.extensions));
         let arrival = need.attempts.as_ref().map(Attempts::started);
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, need)
@@ -326,21 +336,25 @@ impl<S> Fleet<S> {
     }
 }
 
-pub(super) fn record_choice(backend: &Backend, choice: Option<LatestChoice>, request: &Parts) {
+pub(super) fn record_choice(
+    backend: &Backend,
+    choice: Option<LatestChoice>,
+    attempts: Option<&Attempts>,
+    record: Option<&Record>,
+) {
     let name = backend.name();
-    if let Some(attempts) = Attempts::of(&request.extensions) {
+    if let Some(attempts) = attempts {
         attempts.record_backend(name.clone());
     }
-    Record::update_in(&request.extensions, |outcome| {
+    let Some(record) = record else {
+        return;
+    };
+    record.update(|outcome| {
         outcome.backend = Some(name.clone());
         outcome.attempts += 1;
         match choice {
-            Some(choice) => {
-                outcome.extensions.insert(choice);
-            }
-            None => {
-                outcome.extensions.remove::<LatestChoice>();
-            }
+            Some(choice) => choice.put_into(outcome),
+            None => outcome.choice = None,
         }
     });
 }
@@ -366,8 +380,8 @@ fn queue_place_text(queue_position: QueuePosition) -> String {
 }
 
 /// The length of the request's body, if it was scanned; else 0.
-pub(super) fn body_bytes(request: &Parts) -> u64 {
-    LlmRequest::of(&request.extensions).map_or(0, |request| request.body_bytes)
+pub(super) fn body_bytes(parsed: Option<&LlmRequest>) -> u64 {
+    parsed.map_or(0, |parsed| parsed.body_bytes)
 }
 
 /// The model name in the body or the path, as written by the client.

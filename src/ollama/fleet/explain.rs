@@ -1,14 +1,16 @@
 //! The reasons of a choice, for the log and the spans.
 
 use std::fmt;
+use std::sync::Arc;
+
+use llamatower_layers::Outcome;
 
 use super::Fleet;
 use super::backend::Backend;
 use super::flight::Flight;
 use super::policy::{Candidate, DecisionId, Grant, Terms};
 
-/// The latest choice for a request, in the extensions of its
-/// [`Outcome`](llamatower_layers::Outcome). It is absent if there was no choice by cost.
+/// The latest choice for a request, in its [`Outcome`]. It is absent if there was no choice by cost.
 #[derive(Clone, Copy, Debug)]
 pub struct LatestChoice {
     /// The terms of the cost of the chosen server.
@@ -18,11 +20,20 @@ pub struct LatestChoice {
 }
 
 impl LatestChoice {
-    pub(super) fn of(grant: &Grant) -> Self {
+    pub(super) fn new(grant: &Grant) -> Self {
         Self {
             terms: grant.terms,
             decision: grant.decision,
         }
+    }
+
+    /// The choice for a request.
+    pub fn of(outcome: &Outcome) -> Option<&Self> {
+        outcome.choice.as_ref()?.downcast_ref()
+    }
+
+    pub(super) fn put_into(self, outcome: &mut Outcome) {
+        outcome.choice = Some(Arc::new(self));
     }
 }
 

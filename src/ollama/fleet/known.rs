@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use llamatower_layers::ModelName;
 use llamatower_layers::model_alias::{Asked, ExpectedTime, KnownModels, Needs};
 use llamatower_layers::queue::Line;
+use llamatower_layers::retry::Attempts;
+use llamatower_layers::{LlmRequest, ModelName};
 use tokio::time::Instant;
 
 use super::dispatch::view;
@@ -50,12 +51,14 @@ impl<S: Send + Sync> KnownModels for FleetModels<S> {
     fn expected(&self, model: &ModelName, asked: &Asked<'_>) -> Option<ExpectedTime> {
         let members = self.0.catalogue.members();
         let need = asked.request.map(|request| {
-            let (client, bytes) = (Client::of(request), body_bytes(request));
+            let parsed = LlmRequest::of(&request.extensions);
+            let (client, bytes) = (Client::of(request), body_bytes(parsed));
             let expected = self
                 .0
                 .estimates
                 .expected(Some(model), client.as_ref(), bytes);
-            self.0.need(expected, request)
+            let attempts = Attempts::of(&request.extensions);
+            self.0.need(expected, parsed, attempts)
         });
         let need = need.unwrap_or_default();
         let mut line = Line::arriving(Instant::now());

@@ -56,7 +56,7 @@ impl<S> Managed<S> {
         S: Clone,
     {
         Choice {
-            service: self.0.service.clone(),
+            service: self.0.service.own_instance(),
             slot: Permit::unqueued(self.0.take(None)),
         }
     }

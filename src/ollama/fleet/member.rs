@@ -16,6 +16,7 @@ use super::outlier::Outliers;
 use super::policy::{InMemory, ServerId};
 use super::preload::Preloads;
 use super::router::Router;
+use crate::reuse::Reuse;
 
 /// A backend, its service and its load. It lives as long as a request holds a [`Slot`] of it, even
 /// after it has left the fleet.
@@ -23,7 +24,7 @@ use super::router::Router;
 pub(super) struct Member<S> {
     pub(super) backend: Arc<Backend>,
     pub(super) breaker: Breaker,
-    pub(super) service: S,
+    pub(super) service: Reuse<S>,
     /// How many requests for one model may be in flight.
     pub(super) slots: SlotRule,
     /// Its index in the policy.
@@ -67,7 +68,7 @@ impl<S> Member<S> {
         Self {
             backend,
             breaker,
-            service,
+            service: Reuse::new(service),
             slots,
             id,
             router,

@@ -45,9 +45,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::request::Parts;
+use llamatower_layers::Record;
 use llamatower_layers::breaker::Breaker;
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::queue::Queue;
+use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::Choice;
 
 pub use backend::{Backend, Unreachable};
@@ -216,9 +218,13 @@ impl<S> Fleet<S> {
     where
         S: Clone,
     {
-        record_choice(&member.backend, None, request);
+        let (attempts, record) = (
+            Attempts::of(&request.extensions),
+            Record::of(&request.extensions),
+        );
+        record_choice(&member.backend, None, attempts, record);
         Choice {
-            service: member.service.clone(),
+            service: member.service.own_instance(),
             slot: Permit::unqueued(member.take(None)),
         }
     }

@@ -21,6 +21,7 @@ use super::flight::Flight;
 use super::member::Member;
 use super::outlier::{Change, Outcome, Reason};
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
+use crate::reuse::{CallFuture, Reuse};
 
 /// After the client of a load has left, the gateway looks this often whether another one waits.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -31,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// on while other requests wait for the model. Ollama would abort it with the request.
 #[derive(Clone, Debug)]
 pub struct Observed<S> {
-    inner: S,
+    inner: Reuse<S>,
     /// `None` if the request runs no model.
     place: Option<Place<S>>,
 }
@@ -75,16 +76,18 @@ impl<S: Clone> Observed<S> {
 
 impl<S, B, R> Service<Request<B>> for Observed<S>
 where
-    S: Service<Request<B>, Response = Response<R>, Error = BoxError> + Send + Sync + 'static,
+    S: Service<Request<B>, Response = Response<R>, Error = BoxError> + Clone,
+    S: Send + Sync + 'static,
     S::Future: Send + 'static,
+    B: Send + 'static,
     R: Send + 'static,
 {
     type Response = Response<R>;
     type Error = BoxError;
-    type Future = ObservedFuture<S, S::Future, Response<R>>;
+    type Future = ObservedFuture<S, CallFuture<S, Request<B>>, Response<R>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {

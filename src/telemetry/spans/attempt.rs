@@ -135,7 +135,7 @@ impl<S> AttemptSpans<S> {
             if let Some(resent @ 1..) = outcome.attempts.checked_sub(1) {
                 span.add(names::HTTP_REQUEST_RESEND_COUNT, i64::from(resent));
             }
-            let choice = outcome.extensions.get::<LatestChoice>();
+            let choice = LatestChoice::of(outcome);
             let choice = choice.map(|choice| self.explain(choice));
             let choice = choice.unwrap_or_else(|| vec![self.name()]);
             span.0.extend_from_slice(&choice);

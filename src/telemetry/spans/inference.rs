@@ -82,6 +82,9 @@ where
 impl<S> InferenceSpans<S> {
     /// Begins the span, if that of the request is exported.
     fn begin<B>(&self, llm: &LlmRequest, request: &Request<B>) {
+        if self.tracer.is_off() {
+            return;
+        }
         Record::update_in(request.extensions(), |outcome| {
             let Some(RequestSpan(parent)) = outcome.extensions.get() else {
                 return;

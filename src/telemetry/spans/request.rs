@@ -67,6 +67,9 @@ where
 
 impl<S> RequestSpans<S> {
     fn begin<B>(&self, request: &Request<B>) {
+        if self.tracer.is_off() {
+            return;
+        }
         let Some(record) = Record::of(request.extensions()) else {
             return;
         };

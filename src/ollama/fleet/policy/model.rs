@@ -9,6 +9,8 @@ use super::lane::{Flight, Lane, Report, seconds};
 
 /// The weight of the latest gap between requests in the average.
 const GAP_WEIGHT: f64 = 0.1;
+/// After so many usual gaps, a request has come for certain, to the precision of a number.
+const CERTAIN: f64 = 40.0;
 
 /// One model: where it is installed, and who waits for it.
 #[derive(Debug, Default)]
@@ -134,6 +136,10 @@ impl Model {
         // A model that was not asked for lately is asked for less often than before.
         let since = seconds(last, now);
         let gap = self.gap.unwrap_or(since).max(since).max(1e-3);
+        // The exponential is too small to change the result, and its calculation is the slowest of a choice.
+        if horizon >= CERTAIN * gap {
+            return 1.0;
+        }
         1.0 - (-horizon / gap).exp()
     }
 
