@@ -149,6 +149,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ClientSocket<IO> {
             let length = self.ahead.len().min(buf.remaining());
             buf.put_slice(&self.ahead[..length]);
             self.ahead.advance(length);
+            if self.ahead.is_empty() {
+                // Its memory would be kept as long as the connection.
+                self.ahead = BytesMut::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

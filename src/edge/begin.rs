@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
@@ -23,16 +23,13 @@ use super::partial_head;
 use super::proxy_protocol::ProxyHeaders;
 use super::refusal::Refusal;
 use super::request_body::RequestBody;
-use super::service::MakeEdgeService;
+use super::service::{EdgeService, MakeEdgeService};
 use super::socket::EdgeSocket;
-use super::tls::{self, Secured};
+use super::tls::{self, Offer, Secured};
 use super::transport::Transport;
 
 /// Size of the first read on a new connection, before hyper is created. Most heads are shorter.
 pub(super) const FIRST_BYTES: usize = 2048;
-
-/// How long a connection beyond the limit may take to send its first bytes.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends. `open` counts it as open until then.
 #[expect(
@@ -67,8 +64,12 @@ where
         {
             // Boxed, so that idle connections do not reserve their memory.
             if accepted.is_tls {
-                let serving = serve_tls(accepted, first, services, deadline, limits, closing);
-                return Box::pin(serving).await;
+                // A box of its own, which is freed after the handshake.
+                let secured = begin_tls(accepted, first, &services, deadline, &limits, &closing);
+                let Some((transport, service, is_http2)) = Box::pin(secured).await else {
+                    return;
+                };
+                return serve_in(is_http2, transport, service, &limits, closing, None).await;
             }
             let mut head_deadline = None;
             if partial_head::is_partial(&first) {
@@ -89,23 +90,21 @@ where
             let (socket, state) = socket(accepted.stream, first, &limits);
             let socket = Transport::Plain(socket);
             let service = services.make(accepted.peer, accepted.on_loopback, None, state);
-            if is_http2 {
-                return Box::pin(http2::serve(socket, service, *limits, closing)).await;
-            }
-            let socket = EdgeSocket::new(socket, service.state.clone());
-            Box::pin(serve_http(socket, service, *limits, closing, head_deadline)).await;
+            serve_in(is_http2, socket, service, &limits, closing, head_deadline).await;
         }
     }
 }
 
-/// Answers a connection without TLS that is beyond the limit: with 503 for its first request, or, if
-/// that is a probe of `/health`, as usual. Many clients are no reason to take the process for dead.
-pub(super) async fn refuse<S, B>(
-    accepted: Accepted,
-    services: Arc<MakeEdgeService<S>>,
-    limits: Arc<Limits>,
+/// Serves a connection in HTTP/2 or HTTP/1.1 until it ends.
+fn serve_in<S, B>(
+    is_http2: bool,
+    transport: Transport,
+    service: EdgeService<S>,
+    limits: &Limits,
     closing: Closing,
-) where
+    head_deadline: Option<Instant>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
         + Clone
         + Send
@@ -114,46 +113,34 @@ pub(super) async fn refuse<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let first = timeout_at(Instant::now() + FIRST_WAIT, first_bytes(&accepted.stream)).await;
-    let first = first.ok().and_then(Result::ok).unwrap_or_default();
-    if services.rules().asks_for_health(&first) {
-        let (socket, state) = socket(accepted.stream, first, &limits);
-        let service = services.make(accepted.peer, accepted.on_loopback, None, state);
-        // Nothing after the probe is read, so the connection closes.
-        service.state.set_unread(true);
-        let socket = EdgeSocket::new(Transport::Plain(socket), service.state.clone());
-        return Box::pin(serve_http(socket, service, *limits, closing, None)).await;
+    if is_http2 {
+        return Box::pin(http2::serve(transport, service, *limits, closing));
     }
-    services.gauges().refused_connections.fetch_add(1, Relaxed);
-    let refusal = Refusal::TooManyConnections;
-    let dialect = services.rules().refuse_head(refusal, &first, accepted.peer);
-    refusal.send(accepted.stream, dialect).await;
+    let socket = EdgeSocket::new(transport, service.state.clone());
+    Box::pin(serve_http(socket, service, *limits, closing, head_deadline))
 }
 
 /// The client's socket, with the bytes that were read already.
-fn socket(stream: Stream, first: BytesMut, limits: &Limits) -> (ClientSocket<Stream>, SocketState) {
+pub(super) fn socket(
+    stream: Stream,
+    first: BytesMut,
+    limits: &Limits,
+) -> (ClientSocket<Stream>, SocketState) {
     let socket = ClientSocket::new(stream, limits.write_stall).with_buffered(first);
     let state = socket.state().clone();
     (socket, state)
 }
 
-/// Serves a connection on a port that speaks TLS.
-async fn serve_tls<S, B>(
+/// Begins a connection on a port that speaks TLS: what is served on it, and whether it is in HTTP/2. `None` if
+/// it has ended.
+async fn begin_tls<S: Clone>(
     accepted: Accepted,
     first: BytesMut,
-    services: Arc<MakeEdgeService<S>>,
+    services: &MakeEdgeService<S>,
     deadline: Instant,
-    limits: Arc<Limits>,
-    closing: Closing,
-) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+    limits: &Limits,
+    closing: &Closing,
+) -> Option<(Transport, EdgeService<S>, bool)> {
     let Accepted {
         stream,
         peer,
@@ -166,41 +153,24 @@ async fn serve_tls<S, B>(
         services
             .rules()
             .refuse_head(Refusal::PlainHttp, &first, peer);
-        return Refusal::PlainHttp.send(stream, Dialect::Text).await;
+        Refusal::PlainHttp.send(stream, Dialect::Text).await;
+        return None;
     }
-    let Some(server) = services.tls() else {
-        return;
-    };
-    let (socket, state) = socket(stream, first, &limits);
-    let secured = Box::pin(tls::handshake(
-        socket,
-        server,
-        deadline,
-        &closing.graceful,
-        gauges,
-    ));
-    let Some(Secured {
-        transport,
+    let server = services.tls()?;
+    let (socket, state) = socket(stream, first, limits);
+    let (offer, graceful) = (Offer::Configured, &closing.graceful);
+    let Secured {
+        stream,
         client,
         is_http2,
-    }) = secured.await
-    else {
-        return;
-    };
+    } = tls::handshake(socket, server, offer, deadline, graceful, gauges).await?;
     let service = services.make(peer, on_loopback, Some(Arc::new(client)), state);
-    drop(services);
-    match is_http2 {
-        true => Box::pin(http2::serve(transport, service, *limits, closing)).await,
-        false => {
-            let socket = EdgeSocket::new(transport, service.state.clone());
-            Box::pin(serve_http(socket, service, *limits, closing, None)).await;
-        }
-    }
+    Some((Transport::Tls(stream), service, is_http2))
 }
 
 /// Waits for the client's first bytes and returns them. If the listener requires the header of a proxy, it
 /// comes before them, and its client becomes the peer. Nothing else is read of the stream before it.
-async fn opening(
+pub(super) async fn opening(
     accepted: &mut Accepted,
     proxy_headers: Option<&ProxyHeaders>,
 ) -> io::Result<BytesMut> {

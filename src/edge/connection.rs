@@ -65,13 +65,16 @@ pub(super) struct Closing {
 
 /// Serves a connection in HTTP/1.1 until it ends. A `head_deadline` is that of a head of which a part
 /// has already arrived.
-pub(super) async fn serve_http<S, B>(
+///
+/// Not an `async fn`, which would reserve memory for its arguments beside that of hyper's connection.
+pub(super) fn serve_http<S, B>(
     socket: EdgeSocket<Transport>,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
     head_deadline: Option<Instant>,
-) where
+) -> impl Future<Output = ()>
+where
     S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<BoxError>,
@@ -102,38 +105,41 @@ pub(super) async fn serve_http<S, B>(
         clock: head_deadline.map_or_else(Deadline::default, Deadline::new),
         timed: head_deadline.map(|_| state.phase().0),
     };
-    let end = poll_fn(|cx| connection.poll(cx)).await;
-    match &end {
-        End::Closed(Ok(())) => tracing::trace!("connection closed"),
-        End::Closed(Err(error)) => match stalled(error) {
-            Some(stalled) => {
-                tracing::debug!("{stalled} (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)");
-            }
-            None => tracing::debug!(%error, "connection failed"),
-        },
-        End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
-        End::Now => return,
-    }
-    let http1::Parts {
-        io,
-        read_buf,
-        service,
-        ..
-    } = connection.http.into_parts();
-    let transport = io.into_inner().into_inner();
-    if let Some(refusal) = end.refusal(&state) {
-        state.gauges.refused_heads.fetch_add(1, Relaxed);
-        let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
-        return refusal.send(transport, dialect).await;
-    }
-    if state.is_http_10() && end.cuts_an_answer() {
-        return reset(transport.stream());
-    }
-    let unread = state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
-    if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
-        linger(transport).await;
-    } else if matches!(end, End::Clock(Phase::Head | Phase::Idle)) {
-        transport.close_idle();
+    async move {
+        let end = poll_fn(|cx| connection.poll(cx)).await;
+        match &end {
+            End::Closed(Ok(())) => tracing::trace!("connection closed"),
+            End::Closed(Err(error)) => match stalled(error) {
+                Some(stalled) => {
+                    tracing::debug!("{stalled} (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)");
+                }
+                None => tracing::debug!(%error, "connection failed"),
+            },
+            End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
+            End::Now => return,
+        }
+        let http1::Parts {
+            io,
+            read_buf,
+            service,
+            ..
+        } = connection.http.into_parts();
+        let transport = io.into_inner().into_inner();
+        if let Some(refusal) = end.refusal(&state) {
+            state.gauges.refused_heads.fetch_add(1, Relaxed);
+            let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
+            return refusal.send(transport, dialect).await;
+        }
+        if state.is_http_10() && end.cuts_an_answer() {
+            return reset(transport.stream());
+        }
+        let unread =
+            state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
+        if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
+            linger(transport).await;
+        } else if matches!(end, End::Clock(Phase::Head | Phase::Idle)) {
+            transport.close_idle();
+        }
     }
 }
 

@@ -27,8 +27,8 @@
 //! - **A client that disconnects** cancels its request at once, whether or not a byte of the
 //!   response was sent. Limitation: if the client has already sent more than 64 KiB of its next
 //!   requests, the edge notices the disconnect only when it writes the response.
-//! - **`/health`** is answered by the edge itself: 200 while serving, 503 while draining.
-//!   Without TLS also above the limit of connections.
+//! - **`/health`** is answered by the edge itself, also above the limit of connections: 200 while
+//!   serving, 503 while draining.
 //! - **Origin and Host** are checked by Ollama's rules, against web pages that call a server on
 //!   localhost.
 //! - **The client's address** is read from trusted proxies ([`TrustedProxies`]): from their headers, or
@@ -82,6 +82,7 @@ mod host;
 mod http2;
 mod listener;
 mod origin;
+mod over_limit;
 mod partial_head;
 mod proxy_protocol;
 mod redirect;

@@ -22,6 +22,7 @@ use super::config::EdgeConfig;
 use super::connection::{Closing, Limits};
 use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};
+use super::over_limit;
 use super::refusal::Refusal;
 use super::request_body::RequestBody;
 use super::service::MakeEdgeService;
@@ -32,6 +33,9 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// Connections beyond the limit that are answered at the same time; more are closed without a
 /// response. A client that reads its 503 late holds one of them for 2 s.
 const MOST_REFUSALS: usize = 1024;
+/// The same with TLS, where each costs a handshake. A client that does not complete it holds one of them for
+/// 2 s.
+const MOST_TLS_REFUSALS: usize = 64;
 
 /// Listening sockets, ready to serve.
 pub struct Edge {
@@ -187,6 +191,7 @@ struct Connections<S> {
     /// Ends them at once.
     now: CancellationToken,
     refusals: TaskTracker,
+    tls_refusals: TaskTracker,
 }
 
 impl<S, B> Connections<S>
@@ -218,6 +223,7 @@ where
             graceful: CancellationToken::new(),
             now: CancellationToken::new(),
             refusals: TaskTracker::new(),
+            tls_refusals: TaskTracker::new(),
         }
     }
 
@@ -267,10 +273,12 @@ where
     /// Answers a connection beyond the limit with 503, or a probe of `/health` as usual. If it stayed in
     /// the kernel's queue instead, its client, and the probes behind it, would wait without a
     /// response.
-    ///
-    /// On a port with TLS the text would cost a handshake, so the connection is just closed.
     fn refuse(&mut self, accepted: Accepted) {
-        if accepted.is_tls || self.refusals.len() >= MOST_REFUSALS {
+        let (refusals, most) = match accepted.is_tls {
+            true => (&self.tls_refusals, MOST_TLS_REFUSALS),
+            false => (&self.refusals, MOST_REFUSALS),
+        };
+        if refusals.len() >= most {
             self.gauges.refused_connections.fetch_add(1, Relaxed);
             // The client's request has not been read.
             let refusal = Refusal::TooManyConnections;
@@ -283,8 +291,7 @@ where
             now: self.now.child_token(),
         };
         let (services, limits) = (self.services.clone(), self.limits.clone());
-        self.refusals
-            .spawn(begin::refuse(accepted, services, limits, closing));
+        refusals.spawn(over_limit::refuse(accepted, services, limits, closing));
     }
 
     /// Closes every connection: an idle one at once, another after its request.

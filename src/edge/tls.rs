@@ -1,12 +1,17 @@
 //! The TLS handshake of a connection, and what it tells about the client.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Poll, ready};
 
+use bytes::BytesMut;
 use http::request::Parts;
 use llamatower_edge::ClientSocket;
 use llamatower_layers::api_key::AuthenticatedAs;
+use tokio::io::AsyncBufRead;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -14,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::gauges::Gauges;
 use super::listener::Stream;
-use super::transport::Transport;
 use crate::tls::{HTTP_2, TlsServer};
 
 /// The first byte of a record with the beginning of a handshake (RFC 8446 5.1).
@@ -45,7 +49,7 @@ impl TlsClient {
 
 /// A connection after its handshake.
 pub(super) struct Secured {
-    pub(super) transport: Transport,
+    pub(super) stream: Box<TlsStream<ClientSocket<Stream>>>,
     pub(super) client: TlsClient,
     pub(super) is_http2: bool,
 }
@@ -55,16 +59,29 @@ pub(super) fn begins_handshake(bytes: &[u8]) -> bool {
     bytes.first() == Some(&HANDSHAKE)
 }
 
+/// Which protocols are offered to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// Those of the configuration.
+    Configured,
+    Http1,
+}
+
 /// Completes the handshake, until the deadline. `None` if it has failed, or if the connection must be
 /// closed.
 pub(super) async fn handshake(
     socket: ClientSocket<Stream>,
     server: Arc<TlsServer>,
+    offer: Offer,
     deadline: Instant,
     closing: &CancellationToken,
     gauges: &Gauges,
 ) -> Option<Secured> {
-    let accepted = TlsAcceptor::from(server.config.clone()).accept(socket);
+    let config = match offer {
+        Offer::Configured => &server.config,
+        Offer::Http1 => &server.http1_config,
+    };
+    let accepted = TlsAcceptor::from(config.clone()).accept(socket);
     let accepted = closing
         .run_until_cancelled(timeout_at(deadline, accepted))
         .await?;
@@ -89,7 +106,16 @@ impl Secured {
                 lacks_certificate: server.needs_certificate && certificate.is_none(),
             },
             is_http2: session.alpn_protocol() == Some(HTTP_2),
-            transport: Transport::Tls(Box::new(stream)),
+            stream: Box::new(stream),
         }
+    }
+
+    /// The first bytes of a request. The next read returns them too.
+    pub(super) async fn peek(&mut self) -> io::Result<BytesMut> {
+        poll_fn(|cx| {
+            let bytes = ready!(Pin::new(&mut *self.stream).poll_fill_buf(cx))?;
+            Poll::Ready(Ok(bytes.into()))
+        })
+        .await
     }
 }

@@ -31,6 +31,8 @@ pub enum ClientCertificates {
 #[derive(Debug)]
 pub struct TlsServer {
     pub(crate) config: Arc<ServerConfig>,
+    /// The same without HTTP/2.
+    pub(crate) http1_config: Arc<ServerConfig>,
     pub(crate) client_names: ClientNames,
     /// Requests need a client's certificate.
     pub(crate) needs_certificate: bool,
@@ -59,12 +61,14 @@ impl TlsServer {
         // certificate, so that no session is resumed whose client's authority was removed.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(cannot)?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.alpn_protocols = match files.offers_http2 {
-            true => vec![HTTP_2.to_vec(), HTTP_11.to_vec()],
-            false => vec![HTTP_11.to_vec()],
-        };
+        config.alpn_protocols = vec![HTTP_11.to_vec()];
+        let http1_config = Arc::new(config.clone());
+        if files.offers_http2 {
+            config.alpn_protocols.insert(0, HTTP_2.to_vec());
+        }
         Ok(Self {
             config: Arc::new(config),
+            http1_config,
             client_names: files.client_names.clone(),
             needs_certificate: contents.client_ca.is_some()
                 && files.client_certificates == ClientCertificates::Required,

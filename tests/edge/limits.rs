@@ -5,6 +5,7 @@ use llamatower::edge::EdgeConfig;
 use tokio::net::TcpStream;
 use tower::service_fn;
 
+use crate::certificates::Folder;
 use crate::support::{Running, TIME_LIMIT, echo, loopback, within_limit};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -63,6 +64,70 @@ async fn above_the_limit_of_connections_health_alone_is_answered() {
     assert_eq!(silent.answer().await.status, 503);
     assert_eq!(edge.ask(GET).await.status, 503);
     assert_eq!(edge.gauges.refused_connections(), 2);
+}
+
+/// The same with TLS. A probe may offer HTTP/2.
+#[tokio::test]
+async fn above_the_limit_of_connections_health_alone_is_answered_over_tls() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        max_connections: 2,
+        ..loopback()
+    };
+    let edge = Running::start(folder.edge(config), service_fn(echo)).await;
+    // Connections count before their handshake.
+    let _held = [edge.connect().await, edge.connect().await];
+    let client = folder.trusting().offering(&["h2", "http/1.1"]);
+
+    let mut probe = client.connect(&edge).await;
+    let chosen = probe.io.get_ref().1.alpn_protocol();
+    assert_eq!(chosen, Some(&b"http/1.1"[..]));
+    let request = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    probe.send(format!("{request}{GET}")).await;
+    let answer = probe.answer().await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    assert!(probe.is_closed().await, "the second request is not served");
+    assert_eq!(edge.gauges.refused_connections(), 0);
+
+    let mut other = client.connect(&edge).await;
+    other.send(GET).await;
+    let refused = other.answer().await;
+    assert_eq!(refused.status, 503);
+    assert!(
+        refused.body.contains("LLAMATOWER_MAX_CONNECTIONS"),
+        "{refused:?}"
+    );
+    assert!(other.is_closed().await);
+    assert_eq!(edge.gauges.refused_connections(), 1);
+    assert_eq!(edge.gauges.connections(), 2);
+}
+
+/// Clients that connect and send nothing must not cost more with each of them.
+#[tokio::test]
+async fn above_the_limit_of_connections_few_handshakes_go_on_at_a_time() {
+    const MOST: usize = 64;
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        max_connections: 0,
+        ..loopback()
+    };
+    let edge = Running::start(folder.edge(config), service_fn(echo)).await;
+    let mut silent = Vec::new();
+    for _ in 0..MOST {
+        silent.push(edge.connect().await);
+    }
+    // Connections are accepted in the order in which clients have connected.
+    assert!(folder.trusting().handshake(&edge).await.is_err());
+    assert_eq!(edge.gauges.refused_connections(), 1);
+    for mut client in silent {
+        assert!(client.is_closed().await);
+    }
+    let mut probe = folder.trusting().connect(&edge).await;
+    probe
+        .send("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
+    assert_eq!(probe.answer().await.status, 200);
 }
 
 /// Runs the test below in a separate process that may have 64 open files.

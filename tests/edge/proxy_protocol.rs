@@ -121,3 +121,21 @@ async fn the_clock_of_heads_ends_an_incomplete_header() {
     drop(quiet);
     assert_eq!(edge.gauges.refused_heads(), 0);
 }
+
+#[tokio::test]
+async fn above_the_limit_of_connections_a_probe_is_answered_behind_its_header() {
+    let config = EdgeConfig {
+        trusted_proxies: TrustedProxies::with(["127.0.0.1"]).unwrap(),
+        requires_proxy_protocol: true,
+        max_connections: 0,
+        ..loopback()
+    };
+    let edge = Running::start(config, service_fn(who)).await;
+    let probe = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(edge.ask(&format!("{LINE}{probe}")).await.status, 200);
+    assert_eq!(edge.ask(&format!("{LINE}{GET}")).await.status, 503);
+    let mut without = edge.connect().await;
+    without.send(probe).await;
+    assert!(without.is_closed().await);
+    assert_eq!(edge.gauges.refused_connections(), 2);
+}

@@ -203,6 +203,22 @@ async fn a_disconnect_ends_the_request_also_behind_the_next_one() {
     }
 }
 
+/// Some libraries wait until the server does the same before they close the socket.
+#[tokio::test]
+async fn a_client_that_only_ends_tls_has_gone() {
+    let folder = Folder::new();
+    let (edge, feed) = streaming(folder.edge(loopback())).await;
+    let mut client = folder.trusting().connect(&edge).await;
+    client.send(GET).await;
+    feed.frames.send(Bytes::from("first\n")).unwrap();
+    client.until("first\n").await;
+    client.io.get_mut().1.send_close_notify();
+    client.io.flush().await.unwrap();
+    let since = Instant::now();
+    within_limit(feed.gone).await.unwrap_err();
+    assert!(since.elapsed() < Duration::from_millis(250));
+}
+
 #[tokio::test]
 async fn a_drain_ends_idle_connections_with_a_notice_and_completes_others() {
     let folder = Folder::new();
@@ -324,25 +340,4 @@ async fn an_optional_certificate_names_its_client() {
             assert_eq!(client.answer().await.body, expected, "{identity:?}");
         }
     }
-}
-
-#[tokio::test]
-async fn the_limit_of_connections_also_counts_those_without_a_handshake() {
-    let folder = Folder::new();
-    let config = EdgeConfig {
-        max_connections: 2,
-        ..loopback()
-    };
-    let edge = Running::start(folder.edge(config), service_fn(echo)).await;
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut stream = TcpStream::connect(edge.addr).await.unwrap();
-        stream.write_all(&[22, 3, 1]).await.unwrap();
-        held.push(stream);
-    }
-    while edge.gauges.connections() < 2 {
-        tokio::task::yield_now().await;
-    }
-    assert!(folder.trusting().handshake(&edge).await.is_err());
-    assert_eq!(edge.gauges.refused_connections(), 1);
 }

@@ -31,6 +31,7 @@ mod tls;
 use std::{
     env, fs,
     net::SocketAddr,
+    num::NonZeroUsize,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -111,9 +112,13 @@ struct Args {
     /// Redis on the core of the load generator.
     #[arg(long)]
     shared: bool,
-    /// Measure only nginx and the gateway, each without and with TLS for clients.
+    /// Measure only nginx, the gateway and plain hyper, each without and with TLS for clients.
     #[arg(long)]
     tls: bool,
+    /// The number of streams that are open at the same time, in all shapes of paced streams [default: that
+    /// in the shape's name].
+    #[arg(long)]
+    streams: Option<NonZeroUsize>,
     /// Write docs/versus.md and its plots.
     #[arg(long)]
     write_docs: bool,
@@ -126,6 +131,11 @@ enum Role {
     PlainProxy {
         listen: SocketAddr,
         upstreams: Vec<SocketAddr>,
+        /// The certificate, if it speaks TLS.
+        #[arg(long, requires = "key")]
+        cert: Option<PathBuf>,
+        #[arg(long, requires = "cert")]
+        key: Option<PathBuf>,
     },
     /// Keeps a core from being idle.
     #[command(hide = true)]
@@ -139,6 +149,16 @@ impl Args {
 
     fn seconds(&self) -> f64 {
         self.seconds.unwrap_or(if self.quick { 1.0 } else { 4.0 })
+    }
+
+    /// The shapes to measure.
+    fn shapes(&self) -> Vec<Shape> {
+        let wanted = SHAPES.into_iter().filter(|shape| self.has(shape));
+        let shapes = wanted.map(|shape| match self.streams {
+            Some(count) => shape.with_streams(count.get()),
+            None => shape,
+        });
+        shapes.collect()
     }
 
     fn has(&self, shape: &Shape) -> bool {
@@ -176,8 +196,15 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
             .build()
     };
     match args.role {
-        Some(Role::PlainProxy { listen, upstreams }) => {
-            runtime()?.block_on(plain_proxy::serve(listen, upstreams))?;
+        Some(Role::PlainProxy {
+            listen,
+            upstreams,
+            cert,
+            key,
+        }) => {
+            let files = cert.zip(key);
+            let acceptor = files.map(|(cert, key)| tls::acceptor(&cert, &key));
+            runtime()?.block_on(plain_proxy::serve(listen, upstreams, acceptor.transpose()?))?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(Role::Fill { parent }) => {
@@ -234,8 +261,19 @@ fn pin(args: &Args) -> Error {
         Ok(this) => this,
         Err(error) => return error.into(),
     };
-    // Two descriptors for each of 2,000 streams. The proxy needs as many and inherits the limit.
+    // The proxy inherits the limit.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let needed = args.shapes().iter().map(Shape::open_files).max();
+    if let Some((maximum, needed)) = maximum.zip(needed)
+        && maximum < needed
+    {
+        let first = "the system allows a process";
+        return format!(
+            "{first} {maximum} open files, and these shapes need {needed}; raise the hard limit \
+             (ulimit -Hn) or choose others with --shape or --streams"
+        )
+        .into();
+    }
     if let Err(error) = setrlimit(
         Resource::Nofile,
         Rlimit {
@@ -287,6 +325,11 @@ async fn compare(args: &Args) -> Result<(), Error> {
         };
         // They tell of other proxies, and of latencies.
         notes.clear();
+    }
+    if let Some(count) = args.streams {
+        notes.push(format!(
+            "Each shape of streams had {count} of them at the same time, whatever its name says."
+        ));
     }
     let backends = vec![backend::start(epoch).await?, backend::start(epoch).await?];
     let (samples, failures) = Bench {

@@ -15,11 +15,16 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::Error;
 
-/// Serves until the process ends.
-pub(crate) async fn serve(listen: SocketAddr, upstreams: Vec<SocketAddr>) -> Result<(), Error> {
+/// Serves until the process ends, with TLS for clients if there is an acceptor.
+pub(crate) async fn serve(
+    listen: SocketAddr,
+    upstreams: Vec<SocketAddr>,
+    acceptor: Option<TlsAcceptor>,
+) -> Result<(), Error> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new())
@@ -42,12 +47,22 @@ pub(crate) async fn serve(listen: SocketAddr, upstreams: Vec<SocketAddr>) -> Res
                 client.request(request).await.map_err(std::io::Error::other)
             }
         });
+        let acceptor = acceptor.clone();
         tokio::spawn(async move {
+            let http = http1::Builder::new();
             // A client that disconnects is not an error of the proxy.
-            http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await
-                .ok();
+            match acceptor {
+                None => {
+                    let stream = TokioIo::new(stream);
+                    http.serve_connection(stream, service).await.ok();
+                }
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        let stream = TokioIo::new(stream);
+                        http.serve_connection(stream, service).await.ok();
+                    }
+                }
+            }
         });
     }
 }

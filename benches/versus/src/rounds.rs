@@ -63,10 +63,7 @@ pub(crate) struct Bench<'a> {
 impl Bench<'_> {
     /// Runs all rounds. Also returns a sentence for each contender that failed with a shape.
     pub(crate) async fn run(&self, contenders: &[Contender]) -> (Vec<Sample>, Vec<String>) {
-        let shapes: Vec<_> = SHAPES
-            .into_iter()
-            .filter(|shape| self.args.has(shape))
-            .collect();
+        let shapes = self.args.shapes();
         let (mut samples, mut failures) = (Vec::new(), BTreeMap::new());
         for round in 0..self.args.rounds() {
             for (nth, shape) in shapes.iter().enumerate() {

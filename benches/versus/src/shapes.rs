@@ -133,6 +133,24 @@ impl Shape {
         SHAPES.into_iter().find(|shape| shape.name == name)
     }
 
+    /// The same shape, with this number of streams if it has streams.
+    pub(crate) fn with_streams(self, count: usize) -> Self {
+        let load = match self.load {
+            Load::Streams { .. } => Load::Streams { count },
+            load @ Load::Closed { .. } => load,
+        };
+        Self { load, ..self }
+    }
+
+    /// The open files of the load generator, which has both ends of each stream, and of a proxy.
+    pub(crate) fn open_files(&self) -> u64 {
+        let connections = match self.load {
+            Load::Closed { connections, .. } => connections,
+            Load::Streams { count } => count,
+        };
+        2 * connections as u64 + 100
+    }
+
     /// The unit of a figure: a request, or a line of a stream.
     pub(crate) fn unit(&self) -> &'static str {
         match self.load {

@@ -1,19 +1,25 @@
-//! The cost of TLS for clients: the gateway's beside nginx's, with the same certificate and cipher, and
-//! beside both without TLS.
+//! The cost of TLS for clients: the gateway's beside that of nginx and of plain hyper with rustls, with the
+//! same certificate and cipher, and beside all three without TLS.
 
-use std::{fmt::Write as _, fs, path::PathBuf, sync::Arc};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+    server::NoServerSessionStorage,
 };
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 
 use crate::{Error, contenders::Contender, report::Report, rounds::Sample};
 
@@ -23,11 +29,13 @@ const NAME: &str = "localhost";
 /// The shapes that are measured by default: a small request, a line, and the memory of 2,000 streams.
 pub(crate) const SHAPES: [&str; 4] = ["unary", "paced-300", "paced-2000", "churn"];
 
-const ALL: [(&str, &str, &str); 4] = [
+const ALL: [(&str, &str, &str); 6] = [
     ("nginx", "nginx", "nginx without TLS"),
     ("nginx tls", "nginx", "nginx with TLS"),
     ("llamatower", "llamatower", "the gateway without TLS"),
     ("llamatower tls", "llamatower", "the gateway with TLS"),
+    ("plain hyper", "plain hyper", "plain hyper without TLS"),
+    ("plain hyper tls", "plain hyper", "plain hyper with TLS"),
 ];
 
 /// The contender that the others are compared with.
@@ -120,18 +128,32 @@ impl Wire {
     }
 }
 
-/// nginx and the gateway, each without and with TLS.
+/// Each of those that were found, without and with TLS.
 pub(crate) fn contenders(found: &[Contender]) -> Result<Vec<Contender>, Error> {
     let tls = Tls::new()?;
-    let find = |name: &str| {
-        let found = found.iter().find(|one| one.name == name);
-        found.ok_or_else(|| format!("--tls needs {name}"))
-    };
-    let contenders = ALL.iter().map(|(name, of, _)| {
+    let contenders = ALL.iter().filter_map(|(name, of, _)| {
+        let contender = found.iter().find(|one| one.name == *of)?;
         let tls = name.ends_with("tls").then(|| tls.clone());
-        Ok(find(of)?.with_tls(name, tls))
+        Some(contender.with_tls(name, tls))
     });
-    contenders.collect()
+    let contenders: Vec<_> = contenders.collect();
+    match contenders.iter().any(|one| one.name == BASE) {
+        true => Ok(contenders),
+        false => Err("--tls needs nginx".into()),
+    }
+}
+
+/// Accepts connections like the gateway: with the same library and cryptography, tickets for sessions, and
+/// no sessions that are kept.
+pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert)?.collect();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain?, PrivateKeyDer::from_pem_file(key)?)?;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// A table for each shape: CPU time, and memory for each stream.
