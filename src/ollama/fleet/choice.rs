@@ -232,7 +232,7 @@ impl<S> Fleet<S> {
             Some(flight) => flight.num_ctx(),
             None => self.config.context.asked(parsed),
         };
-        if num_ctx != parsed.num_ctx {
+        if num_ctx != parsed.num_ctx || parsed.places.corrects_num_ctx() {
             request.extensions.insert(SentNumCtx(num_ctx));
         }
     }

@@ -185,6 +185,30 @@ fn tokens(value: Value<'_>) -> Option<u64> {
     }
 }
 
+/// Ollama's smallest context: smaller numbers are raised to it.
+const MIN_NUM_CTX: f64 = 4.0;
+
+/// More than any model has. Ollama lowers numbers to the model's own context, except those that do
+/// not fit into its integer: these become negative, and then the smallest context.
+const MAX_NUM_CTX: u64 = i32::MAX as u64;
+
+/// The context size of `options.num_ctx`, and whether it is another one than the body says. A
+/// number below the smallest context is no size that a client can want, and counts as not given.
+fn context_size(value: Value<'_>) -> (Option<u64>, bool) {
+    let kept = match value {
+        Value::Number(kept) if !kept.is_cut => kept,
+        other => return (None, matches!(other, Value::Number(_))),
+    };
+    match number(kept) {
+        Some(size) if size < MIN_NUM_CTX => (None, true),
+        Some(size) if size > MAX_NUM_CTX as f64 => (Some(MAX_NUM_CTX), true),
+        // As in Ollama, the fraction is cut off.
+        Some(size) => (Some(size as u64), false),
+        // The server refuses it.
+        None => (None, false),
+    }
+}
+
 fn keep_alive(value: Value<'_>) -> Option<KeepAlive> {
     match value {
         Value::Null => None,
@@ -302,7 +326,9 @@ impl Visitor for Collector {
                 self.has_content |= is_content(value);
             }
             (Key::NumCtx, _) => {
-                self.found.num_ctx = tokens(value);
+                let (size, is_corrected) = context_size(value);
+                self.found.num_ctx = size;
+                self.found.places.corrects_num_ctx = is_corrected;
                 self.num_ctx = Some(match value {
                     Value::Number(_) | Value::Null => Some(NumCtxPlace::Value(span)),
                     // The server refuses it.

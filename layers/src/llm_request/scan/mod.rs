@@ -64,7 +64,8 @@ pub struct Scanned {
     pub stream: Option<bool>,
     /// How long the model should stay in memory.
     pub keep_alive: Option<KeepAlive>,
-    /// The context length in tokens (`options.num_ctx`).
+    /// The context length in tokens (`options.num_ctx`), at most 2^31 - 1; `None` if it is not set
+    /// or below 4, Ollama's smallest one ([`EditPlaces::corrects_num_ctx`]).
     pub num_ctx: Option<u64>,
     /// Limit of the response in tokens (`max_tokens` or `options.num_predict`).
     pub max_tokens: Option<u64>,
