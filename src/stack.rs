@@ -257,6 +257,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (timeouts, refusing) = (&settings.timeouts, backend.clone());
+    let answering = backend.clone();
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let limits = PoolLimits {
@@ -315,6 +316,7 @@ where
         .map_request(hold_until_continue)
         .service(upstream);
     ollama::attempt(stack, move |answer| {
+        answering.warn_if_compressed(&answer.headers);
         clean_response(answer);
         answer.headers.insert(BACKEND_HEADER, name.clone());
     })
