@@ -81,6 +81,8 @@ const SECRET_HEADERS: [HeaderName; 4] = [
     COOKIE,
 ];
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The settings of the stream clocks, for the texts of errors.
 const USUAL_LIMITS: LimitNames = LimitNames {
     first_byte: "LLAMATOWER_FIRST_BYTE_TIMEOUT",
@@ -146,6 +148,7 @@ where
     ServiceBuilder::new()
         // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
+        .map_request(forget_unusable_request_id)
         .layer(SetRequestIdLayer::x_request_id(RandomId))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(EndpointLayer::new(endpoints))
@@ -333,6 +336,20 @@ fn load_clock<B>(limit: Option<Duration>) -> impl Fn(Request<B>) -> Request<B> +
         }
         request
     }
+}
+
+/// Removes a client's request id that is empty, longer than this, or no visible text: it is repeated
+/// in logs, traces, errors and to the server.
+fn forget_unusable_request_id<B>(mut request: Request<B>) -> Request<B> {
+    const MAX_BYTES: usize = 128;
+    let is_usable = |id: &HeaderValue| {
+        (1..=MAX_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let ids = request.headers().get_all(X_REQUEST_ID);
+    if !ids.iter().all(is_usable) {
+        request.headers_mut().remove(X_REQUEST_ID);
+    }
+    request
 }
 
 /// Generates request ids without a system call for each.
