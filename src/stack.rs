@@ -35,7 +35,7 @@ use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::TokenLimitLayer;
-use llamatower_layers::usage::{UsageLayer, expected_prompt_tokens};
+use llamatower_layers::usage::{UsageLayer, expected_text_tokens};
 use llamatower_layers::{BoxError, Failure, LlmRequest, Operation, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
@@ -421,7 +421,7 @@ fn token_limit(budgets: TokenBudgets, client_of: fn(&Parts) -> Option<Client>) -
         .when_unavailable(budgets.when_unavailable)
         .with_requests(runs_a_model)
         .with_estimate(|request| match LlmRequest::of(&request.extensions) {
-            Some(request) if !request.has_no_prompt => expected_prompt_tokens(request.body_bytes),
+            Some(request) if !request.has_no_prompt => expected_text_tokens(request.prompt_bytes),
             _ => 0,
         })
         // A client on this machine, over a Unix socket and without a key; or a key without a user.

@@ -365,9 +365,9 @@ fn queue_place_text(queue_position: QueuePosition) -> String {
     }
 }
 
-/// The length of the request's body, if it was scanned; else 0.
+/// The length of the request's body for estimates, if it was scanned; else 0.
 pub(super) fn body_bytes(request: &Parts) -> u64 {
-    LlmRequest::of(&request.extensions).map_or(0, |request| request.body_bytes)
+    LlmRequest::of(&request.extensions).map_or(0, |request| request.prompt_bytes)
 }
 
 /// The model name in the body or the path, as written by the client.

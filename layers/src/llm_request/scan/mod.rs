@@ -71,6 +71,10 @@ pub struct Scanned {
     pub max_tokens: Option<u64>,
     /// Whether the operation has no input: it is missing, null or empty.
     pub has_no_prompt: bool,
+    /// The bytes of images and audio in the prompt.
+    pub image_bytes: u64,
+    /// The bytes of the JSON, up to the end of the object.
+    pub json_bytes: u64,
     /// What the request needs of its model beside text.
     pub needs: Needs,
     /// The byte range of the value of `model` in the body, if the key is there.
