@@ -36,7 +36,7 @@ use llamatower_layers::rescue::RescueLayer;
 use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::TokenLimitLayer;
-use llamatower_layers::usage::{UsageLayer, expected_prompt_tokens};
+use llamatower_layers::usage::{UsageLayer, expected_text_tokens};
 use llamatower_layers::{
     BoxError, Failure, LlmRequest, Observer, Operation, Outcome, RouteMatch, Side,
 };
@@ -84,6 +84,8 @@ const SECRET_HEADERS: [HeaderName; 4] = [
     PROXY_AUTHORIZATION,
     COOKIE,
 ];
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The settings of the stream clocks, for the texts of errors.
 const USUAL_LIMITS: LimitNames = LimitNames {
@@ -150,6 +152,7 @@ where
     ServiceBuilder::new()
         // Identification and observation of the request.
         .layer(SetSensitiveRequestHeadersLayer::new(SECRET_HEADERS))
+        .map_request(forget_unusable_request_id)
         .layer(SetRequestIdLayer::x_request_id(RandomId))
         .layer(PropagateRequestIdLayer::x_request_id())
         .layer(EndpointLayer::new(endpoints))
@@ -266,6 +269,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (timeouts, refusing) = (&settings.timeouts, backend.clone());
+    let answering = backend.clone();
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let limits = PoolLimits {
@@ -324,6 +328,7 @@ where
         .map_request(hold_until_continue)
         .service(upstream);
     ollama::attempt(stack, move |answer| {
+        answering.warn_if_compressed(&answer.headers);
         clean_response(answer);
         answer.headers.insert(BACKEND_HEADER, name.clone());
     })
@@ -354,6 +359,20 @@ impl Observer for Ended {
         self.activity.keep(outcome, now);
         self.usage.count(outcome, now);
     }
+}
+
+/// Removes a client's request id that is empty, longer than this, or no visible text: it is repeated
+/// in logs, traces, errors and to the server.
+fn forget_unusable_request_id<B>(mut request: Request<B>) -> Request<B> {
+    const MAX_BYTES: usize = 128;
+    let is_usable = |id: &HeaderValue| {
+        (1..=MAX_BYTES).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let ids = request.headers().get_all(X_REQUEST_ID);
+    if !ids.iter().all(is_usable) {
+        request.headers_mut().remove(X_REQUEST_ID);
+    }
+    request
 }
 
 /// Generates request ids without a system call for each.
@@ -425,7 +444,7 @@ fn token_limit(budgets: TokenBudgets, client_of: fn(&Parts) -> Option<Client>) -
         .when_unavailable(budgets.when_unavailable)
         .with_requests(runs_a_model)
         .with_estimate(|request| match LlmRequest::of(&request.extensions) {
-            Some(request) if !request.has_no_prompt => expected_prompt_tokens(request.body_bytes),
+            Some(request) if !request.has_no_prompt => expected_text_tokens(request.prompt_bytes),
             _ => 0,
         })
         // A client on this machine, over a Unix socket and without a key; or a key without a user.

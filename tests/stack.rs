@@ -104,6 +104,21 @@ async fn a_client_keeps_its_request_id_and_others_get_one() {
 }
 
 #[tokio::test]
+async fn a_request_id_that_is_too_long_or_no_visible_text_is_replaced() {
+    let (longest, too_long) = ("x".repeat(128), "x".repeat(129));
+    let seen = send(&[(ID, &longest)], &[]).await;
+    assert_eq!(seen.request[ID], longest);
+    assert_eq!(seen.answer[ID], longest);
+
+    for unusable in [&*too_long, "", "two words"] {
+        let seen = send(&[(ID, unusable)], &[]).await;
+        assert_eq!(seen.request.get_all(ID).iter().count(), 1);
+        assert_eq!(seen.request[ID], seen.answer[ID]);
+        assert_eq!(seen.answer[ID].len(), 36, "{unusable}");
+    }
+}
+
+#[tokio::test]
 async fn the_request_id_of_a_backend_is_used() {
     let seen = send(&[(ID, "from-the-client")], &[(ID, "from-the-backend")]).await;
     assert_eq!(seen.answer.get_all(ID).iter().count(), 1);

@@ -140,6 +140,7 @@ mod tests {
             has_no_prompt: false,
             needs: Default::default(),
             body_bytes: 0,
+            prompt_bytes: 0,
             prefix: Default::default(),
             places: Default::default(),
         }

@@ -3,12 +3,18 @@
 //! A backend gets the headers that describe the request, and none that describe the client, because
 //! Ollama copies headers to its cloud. Hop-by-hop headers are removed (RFC 9110 7.6.1).
 
-use http::header::{CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use http::response::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, StatusCode, Uri};
 use llamatower_layers::forward::remove_hop_by_hop;
 use llamatower_layers::{Operation, RouteMatch};
+
+/// `Accept-Encoding` of all requests to a server: the gateway reads the responses, which it cannot
+/// do if a proxy in front of the server compresses them (RFC 9110 12.5.3).
+pub(crate) const UNCOMPRESSED: HeaderValue = HeaderValue::from_static("identity");
 
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -33,8 +39,8 @@ fn is_about_the_client(name: &HeaderName) -> bool {
 }
 
 /// Rewrites a client's request for the backend: the path of the route table, no query, and no
-/// header that identifies the client or belongs to its connection. Only an upload may keep
-/// [`Expect: 100-continue`](super::hold).
+/// header that identifies the client or belongs to its connection. The response must not be
+/// compressed. Only an upload may keep [`Expect: 100-continue`](super::hold).
 pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
     let route = RouteMatch::of(request.extensions());
     let may_wait = route.and_then(RouteMatch::operation) == Some(Operation::Blob);
@@ -49,6 +55,7 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
     remove_hop_by_hop(request.headers_mut(), |name| {
         is_about_the_client(name) || (*name == EXPECT && !may_wait)
     });
+    request.headers_mut().insert(ACCEPT_ENCODING, UNCOMPRESSED);
     request
 }
 
@@ -63,6 +70,14 @@ pub fn clean_response(answer: &mut Parts) {
     if is_stream(headers) {
         headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     }
+}
+
+/// Whether the response is compressed.
+pub(crate) fn is_compressed(headers: &HeaderMap) -> bool {
+    let is_coded = |coding: &HeaderValue| {
+        !coding.is_empty() && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
+    };
+    headers.get_all(CONTENT_ENCODING).iter().any(is_coded)
 }
 
 /// Whether the response is a stream of lines or events.

@@ -128,13 +128,20 @@ fn header_of(num_ctx: Option<u64>) -> HeaderValue {
 
 /// A client that gets less than it has asked for may wonder why.
 fn log_num_ctx(extensions: &Extensions, sent: Option<u64>) {
-    let asked = LlmRequest::of(extensions).and_then(|request| request.num_ctx);
+    let request = LlmRequest::of(extensions);
+    let asked = request.and_then(|request| request.num_ctx);
     match (asked, sent) {
         (Some(asked), Some(sent)) if sent < asked => {
             tracing::info!(
                 asked,
                 sent,
                 "num_ctx was lowered to the limit (LLAMATOWER_MAX_NUM_CTX)"
+            );
+        }
+        _ if asked == sent && request.is_some_and(|request| request.places.corrects_num_ctx()) => {
+            tracing::debug!(
+                ?sent,
+                "num_ctx was corrected: it was not between 4 and 2^31 - 1"
             );
         }
         _ => tracing::debug!(

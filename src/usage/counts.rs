@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use llamatower_layers::Outcome;
-use llamatower_layers::usage::expected_prompt_tokens;
+use llamatower_layers::usage::expected_text_tokens;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::{has_failed, was_refused};
@@ -113,7 +113,7 @@ fn tokens(outcome: &Outcome) -> (u64, u64, bool) {
         (None, Some(_)) if outcome.has_no_prompt => (0, 0, false),
         // The response ended before its counts, or has none.
         (None, Some(measured)) => {
-            let prompt = expected_prompt_tokens(outcome.body_bytes.unwrap_or(0));
+            let prompt = expected_text_tokens(outcome.prompt_bytes.unwrap_or(0));
             (prompt, measured.items, true)
         }
         (None, None) => (0, 0, false),

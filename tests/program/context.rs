@@ -137,6 +137,35 @@ async fn a_context_above_the_maximum_is_lowered_and_the_client_is_told() {
     assert_eq!(ask(&gateway, Value::Null).await.header(NUM_CTX), "");
 }
 
+#[tokio::test]
+async fn a_context_size_that_no_client_can_want_is_not_sent_and_does_not_change_that_of_others() {
+    let sim = server().await;
+    for mode in ["keep", "exact"] {
+        let gateway = Gateway::start_up(&[&sim], &[("LLAMATOWER_NUM_CTX", mode)]).await;
+        ask(&gateway, Value::Null).await;
+        until_listed(&gateway, &sim, 4096).await;
+        let loads = sim.state().loads;
+        for num_ctx in [json!(0), json!(-5), json!(0.5), json!(3)] {
+            assert_eq!(
+                ask(&gateway, num_ctx.clone()).await.header(NUM_CTX),
+                "default"
+            );
+            let sent = &last_body(&sim, "/api/chat")["options"]["num_ctx"];
+            assert_eq!(*sent, Value::Null, "{num_ctx} {mode}");
+        }
+        assert_eq!(sim.state().loads, loads, "{mode}");
+        for num_ctx in [json!(1e30), json!(i64::MAX), json!(u64::MAX)] {
+            assert_eq!(
+                ask(&gateway, num_ctx.clone()).await.header(NUM_CTX),
+                "2147483647"
+            );
+            let sent = &last_body(&sim, "/api/chat")["options"]["num_ctx"];
+            assert_eq!(*sent, i32::MAX, "{num_ctx} {mode}");
+        }
+        assert_eq!(sim.state().loads, loads + 1, "{mode}: none had 4 tokens");
+    }
+}
+
 /// A chat whose response has begun, and is not complete before the connection is dropped.
 async fn begin_stream(gateway: &Gateway, body: &Value) -> (Connection, String) {
     let mut connection = gateway.connect().await;

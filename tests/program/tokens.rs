@@ -1,6 +1,7 @@
 //! Token counts of backends, in the log and the metrics.
 
-use serde_json::json;
+use llamatower_sim::{Fault, FaultKind};
+use serde_json::{Value, json};
 
 use crate::harness::{Gateway, chat, send, tiny, with};
 
@@ -35,6 +36,40 @@ async fn tokens_are_in_the_log_and_the_metrics_in_every_dialect() {
     // OpenAI's and Anthropic's dialects do not contain durations.
     let times = "gen_ai_server_time_per_output_token_seconds_count";
     assert_eq!(count(times).await, 2.0);
+}
+
+#[tokio::test]
+async fn a_backend_is_asked_for_plain_responses_and_a_compressed_one_is_logged_once() {
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
+    let bytes = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
+                 content-length: 3\r\n\r\nxyz";
+    let compressed = FaultKind::Raw {
+        bytes: bytes.to_owned(),
+        ending: Default::default(),
+    };
+    sim.arm(Fault::new(compressed).for_path("/api/chat").times(2));
+    for is_compressed in [true, true, false] {
+        let request = gateway.post_request("/api/chat", &chat());
+        let answer = send(request.header("accept-encoding", "gzip")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(!answer.header("content-encoding").is_empty(), is_compressed);
+    }
+    for seen in sim.requests() {
+        assert_eq!(
+            seen.headers()["accept-encoding"],
+            "identity",
+            "{}",
+            seen.path()
+        );
+    }
+    let is_it = |line: &Value| {
+        let text = line["message"].as_str().unwrap_or_default();
+        text.starts_with("the backend compresses its responses")
+    };
+    let line = gateway.logged("the compression", is_it).await;
+    assert_eq!(line["backend"], sim.addr().to_string());
+    assert_eq!(gateway.count_logged(is_it), 1);
 }
 
 /// The keys `ada-secret` and `bob-secret`.

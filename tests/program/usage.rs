@@ -272,6 +272,23 @@ async fn a_load_or_unload_uses_no_tokens_and_an_answer_without_counts_has_estima
     assert!(table.stdout.contains(note), "{}", table.stdout);
 }
 
+#[tokio::test]
+async fn a_long_prompt_without_counts_is_charged_by_its_length() {
+    let sim = tiny().await;
+    let limit = ("LLAMATOWER_KEY_TOKEN_LIMIT", "100000/day");
+    let gateway = Gateway::start_up(&[&sim], &[KEYS, ADMIN, limit]).await;
+    let messages = json!([{"role": "user", "content": "word ".repeat(60_000)}]);
+    let body = json!({"model": "tiny", "stream": true, "messages": messages});
+    for status in [200, 429] {
+        let request = gateway.post_request("/v1/chat/completions", &body);
+        let answer = send(request.bearer_auth("ben-secret")).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+    }
+    let total = usage(&gateway, "by=total").await["total"].clone();
+    let expected = body.to_string().len() as u64 / 4;
+    assert_eq!(total["input_tokens"], expected, "{total}");
+}
+
 /// Asks a gateway that has nowhere to keep its state.
 async fn serves_without_keeping(gateway: &Gateway) -> Value {
     assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);

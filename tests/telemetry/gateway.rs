@@ -214,6 +214,7 @@ pub(crate) fn scanned(mut request: Request<Full<Bytes>>, attempts: u32) -> Reque
         has_no_prompt: false,
         needs: Default::default(),
         body_bytes: 2,
+        prompt_bytes: 2,
         prefix: Default::default(),
         places: Default::default(),
     };

@@ -36,7 +36,7 @@ fn headers_about_the_client_are_not_sent_to_a_backend() {
     ));
     let mut left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
     left.sort_unstable();
-    assert_eq!(left, ["content-type", "user-agent"]);
+    assert_eq!(left, ["accept-encoding", "content-type", "user-agent"]);
 }
 
 #[test]
@@ -52,7 +52,20 @@ fn headers_that_connection_names_stay_on_their_hop() {
         ],
     ));
     let left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
-    assert_eq!(left, ["content-type"]);
+    assert_eq!(left, ["content-type", "accept-encoding"]);
+}
+
+#[test]
+fn a_backend_is_asked_for_a_response_that_is_not_compressed() {
+    for accepted in [
+        &[][..],
+        &[("accept-encoding", "gzip, br"), ("accept-encoding", "zstd")],
+    ] {
+        let cleaned = clean_request(request("/v1/chat/completions", accepted));
+        let mut sent = cleaned.headers().get_all("accept-encoding").iter();
+        assert_eq!(sent.next().expect("a value"), "identity");
+        assert_eq!(sent.next(), None);
+    }
 }
 
 #[test]

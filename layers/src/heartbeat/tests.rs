@@ -214,6 +214,7 @@ async fn by_default_only_requests_for_event_streams_get_heartbeats() {
             has_no_prompt: false,
             needs: Default::default(),
             body_bytes: 0,
+            prompt_bytes: 0,
             prefix: Default::default(),
             places: Default::default(),
         };

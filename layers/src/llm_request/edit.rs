@@ -19,6 +19,7 @@ pub struct EditPlaces {
     /// The value that names the model, with its quotes.
     pub(super) model: Option<Range<u64>>,
     pub(super) num_ctx: Option<NumCtxPlace>,
+    pub(super) corrects_num_ctx: bool,
     /// The value of `keep_alive`.
     pub(super) keep_alive: Option<Range<u64>>,
 }
@@ -40,6 +41,12 @@ impl EditPlaces {
     /// Whether `options.num_ctx` can be changed.
     pub fn has_num_ctx(&self) -> bool {
         self.num_ctx.is_some()
+    }
+
+    /// Whether [`LlmRequest::num_ctx`] is another size than that in the body, because Ollama would
+    /// read the one in the body as its smallest context of 4 tokens. The body should get it then.
+    pub fn corrects_num_ctx(&self) -> bool {
+        self.corrects_num_ctx
     }
 
     /// Whether there is a `keep_alive`, so that it can be changed.
@@ -86,6 +93,7 @@ impl EditPlaces {
         Self {
             model: self.model.map(moved_range),
             num_ctx,
+            corrects_num_ctx: self.corrects_num_ctx,
             keep_alive: self.keep_alive.map(moved_range),
         }
     }
@@ -235,6 +243,7 @@ impl BodyEdits {
             if has_model {
                 llm.model.clone_from(&self.model);
             }
+            llm.places.corrects_num_ctx &= !has_num_ctx;
             if has_num_ctx && !matches!(llm.places.num_ctx, Some(NumCtxPlace::Value(_))) {
                 // The value that was inserted has no place.
                 llm.places.num_ctx = None;

@@ -86,7 +86,8 @@ pub struct LlmRequest {
     pub stream: bool,
     /// How long the model should stay in memory, if set.
     pub keep_alive: Option<KeepAlive>,
-    /// The context length in tokens (`options.num_ctx`), if set.
+    /// The context length in tokens (`options.num_ctx`), at most 2^31 - 1; `None` if it is not set
+    /// or below 4, Ollama's smallest one ([`EditPlaces::corrects_num_ctx`]).
     pub num_ctx: Option<u64>,
     /// Whether the prompt or the list of messages is missing or empty. This is a request to load
     /// the model or, with a `keep_alive` of zero, to unload it.
@@ -95,6 +96,9 @@ pub struct LlmRequest {
     pub needs: Needs,
     /// The body's length in bytes.
     pub body_bytes: u64,
+    /// The length of the body in bytes for an estimate of its tokens: without compression, and images, audio and
+    /// files count as at most 16 KiB together, because they are fewer tokens than text of their size.
+    pub prompt_bytes: u64,
     /// How the prompt begins; empty without [`LlmRequestLayer::with_prefix_blocks`].
     pub prefix: PromptPrefix,
     /// Where the values stand that [`BodyEdits`] can change.

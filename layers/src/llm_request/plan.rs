@@ -201,11 +201,13 @@ pub(super) fn settle<B>(
     let is_load = has_no_prompt && endpoint.dialect == Dialect::Ollama;
     let stream = !is_load && scanned.stream.unwrap_or(endpoint.streams_by_default);
     let body_bytes = request.body().len().unwrap_or(0);
+    let prompt_bytes = prompt_bytes(body_bytes, &scanned);
     #[cfg(feature = "outcome")]
     crate::Record::update_in(request.extensions(), |outcome| {
         outcome.model.clone_from(&model);
         outcome.stream = stream;
         outcome.body_bytes = Some(body_bytes);
+        outcome.prompt_bytes = Some(prompt_bytes);
         outcome.has_no_prompt = has_no_prompt;
     });
     let found = LlmRequest {
@@ -218,6 +220,7 @@ pub(super) fn settle<B>(
         has_no_prompt,
         needs: scanned.needs,
         body_bytes,
+        prompt_bytes,
         prefix: scanned.prefix,
         places: match (
             is_json,
@@ -229,6 +232,19 @@ pub(super) fn settle<B>(
         },
     };
     found.put_into(request.extensions_mut());
+}
+
+/// See [`LlmRequest::prompt_bytes`].
+fn prompt_bytes(body_bytes: u64, scanned: &Scanned) -> u64 {
+    const MOST_OF_IMAGES: u64 = 16 << 10;
+    // Longer than the body if that is compressed.
+    let all = body_bytes.max(scanned.json_bytes);
+    let images = match scanned.json_bytes {
+        // A form with a file.
+        0 => all,
+        _ => scanned.image_bytes.min(all),
+    };
+    all - images + images.min(MOST_OF_IMAGES)
 }
 
 /// Where to insert the model, and the text: instead of a null or an empty name, or before all other

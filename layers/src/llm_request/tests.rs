@@ -7,6 +7,7 @@ use http::request::Builder;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use serde_json::{Value, json};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::scan::ScanError;
@@ -94,6 +95,7 @@ async fn the_inner_service_receives_the_scan_result() {
         has_no_prompt: false,
         needs: Default::default(),
         body_bytes: body.len() as u64,
+        prompt_bytes: body.len() as u64,
         prefix: Default::default(),
         places: given.llm().places.clone(),
     };
@@ -189,6 +191,55 @@ async fn what_a_request_needs_is_found_in_every_dialect() {
     ] {
         assert_eq!(given(path, body).await.llm().needs, needs, "{path} {body}");
     }
+}
+
+#[tokio::test]
+async fn the_length_of_a_prompt_is_that_of_its_text_and_little_of_its_images() {
+    const MOST_OF_IMAGES: usize = 16 << 10;
+    let (data, text) = ("A".repeat(500_000), "hello ".repeat(50_000));
+    let (url, text_part) = (json!({"url": data}), json!({"type": "text", "text": text}));
+    let source = json!({"type": "base64", "media_type": "image/png", "data": data});
+    let image = json!({"type": "image", "source": source});
+    let of_user = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
+    for (path, body) in [
+        (
+            "/api/generate",
+            json!({"prompt": text, "images": [data, data]}),
+        ),
+        (
+            "/api/chat",
+            json!({"messages": [{"content": text}, {"images": [data], "content": "b"}]}),
+        ),
+        (
+            "/v1/chat/completions",
+            of_user(json!([{"type": "image_url", "image_url": url}, text_part])),
+        ),
+        (
+            "/v1/chat/completions",
+            of_user(json!([text_part, {"input_audio": url}, {"file": url}])),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": [{"content": [{"image_url": data}, text_part]}]}),
+        ),
+        ("/v1/messages", of_user(json!([text_part, image]))),
+        (
+            "/v1/messages",
+            of_user(json!([{"type": "tool_result", "content": [image, text_part]}])),
+        ),
+    ] {
+        let given = send(LlmRequestLayer::new(), post(path, body.to_string()))
+            .await
+            .unwrap();
+        let beside_text = given.llm().prompt_bytes as usize - text.len();
+        let expected = MOST_OF_IMAGES..MOST_OF_IMAGES + 200;
+        assert!(expected.contains(&beside_text), "{path}: {beside_text}");
+    }
+    let body = of_user(text.into()).to_string();
+    let given = send(LlmRequestLayer::new(), post("/api/chat", body.clone()))
+        .await
+        .unwrap();
+    assert_eq!(given.llm().prompt_bytes, body.len() as u64);
 }
 
 #[tokio::test]
@@ -439,6 +490,7 @@ async fn a_zstd_body_is_scanned_and_passes_compressed() {
     let compressed = request.body().segments().unwrap().concat();
     let given = send(defaulting(), request).await.unwrap();
     assert_eq!((given.model(), given.llm().stream), (Some("m"), true));
+    assert_eq!(given.llm().prompt_bytes, text.len() as u64);
     assert!(given.body() == compressed);
     // A missing model is not filled in.
     let given = send(defaulting(), zstd("/v1/responses", b"{}"))

@@ -62,6 +62,8 @@ pub struct Outcome {
     pub stream: bool,
     /// The size of the request's body, if a layer has read it.
     pub body_bytes: Option<u64>,
+    /// That size for an estimate of its tokens (`LlmRequest::prompt_bytes`), if a layer has read it.
+    pub prompt_bytes: Option<u64>,
     /// Whether the prompt is missing or empty, if a layer has read the body: such a request loads or
     /// unloads a model.
     pub has_no_prompt: bool,
@@ -139,6 +141,7 @@ impl Outcome {
             served_model: None,
             stream: false,
             body_bytes: None,
+            prompt_bytes: None,
             has_no_prompt: false,
             identity: None,
             backend: None,

@@ -163,10 +163,12 @@ impl RedisLimitsLayer {
     }
 
     /// The expected tokens of a request by the length of its body, as
-    /// [`TokenLimitLayer`] expects them; `None` if the head does not have the length, or the body is
-    /// compressed.
+    /// [`TokenLimitLayer`] expects them; `None` if the head does not have the length, the body is
+    /// compressed, or has more than 16 KiB, of which images may be a part.
     pub fn expected_tokens_by_length(request: &Parts) -> Option<u64> {
-        length(&request.headers).map(expected_prompt_tokens)
+        const MOST_IN_ANY_CASE: u64 = 16 << 10;
+        let length = length(&request.headers).filter(|length| *length <= MOST_IN_ANY_CASE);
+        length.map(expected_prompt_tokens)
     }
 
     fn with(

@@ -152,8 +152,9 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         self.change(|limit| limit.is_shared = true)
     }
 
-    /// The expected tokens of a request. The default is a quarter of its body's bytes, at most
-    /// 4096: this fits text; images use fewer tokens than their bytes suggest.
+    /// The expected tokens of a request. The default is a quarter of its body's bytes. Images use fewer
+    /// tokens than their bytes suggest: behind an `LlmRequestLayer` they count as at most 4096 tokens,
+    /// and without one, the whole body does.
     pub fn with_estimate(self, estimate: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
         self.change(|limit| limit.estimate = Some(Arc::new(estimate)))
     }

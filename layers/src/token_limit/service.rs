@@ -51,7 +51,7 @@ where
         let key = limit.key(&parts);
         let estimate = match &limit.estimate {
             Some(estimate) => estimate(&parts),
-            None => expected_prompt_tokens(body.size_hint().lower()),
+            None => expected_tokens(&parts, body.size_hint().lower()),
         };
         let request = Request::from_parts(parts, body);
         let key = match key {
@@ -67,6 +67,16 @@ where
         let ready_service = std::mem::replace(&mut self.inner, next);
         TokenLimitFuture::reserving(reserving, ready_service, request, limit, estimate)
     }
+}
+
+/// The default of [`with_estimate`](super::TokenLimitLayer::with_estimate).
+fn expected_tokens(request: &Parts, body_bytes: u64) -> u64 {
+    #[cfg(feature = "llm-request")]
+    if let Some(request) = crate::LlmRequest::of(&request.extensions) {
+        return crate::usage::expected_text_tokens(request.prompt_bytes);
+    }
+    let _ = request;
+    expected_prompt_tokens(body_bytes)
 }
 
 impl<S: Clone, K, X, T> Clone for TokenLimitService<S, K, X, T> {

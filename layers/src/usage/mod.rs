@@ -75,10 +75,17 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// The largest estimate of a prompt, in tokens.
 const MAX_ESTIMATE: u64 = 4096;
 
-/// The expected tokens of a prompt whose request has a body of this many bytes: a quarter of them, at
-/// most 4096. This fits text; images use fewer tokens than their bytes suggest.
+/// The expected tokens of a prompt whose request has a body of this many bytes, if nothing else is known
+/// of it: a quarter of them, at most 4096. This fits text; images use fewer tokens than their bytes
+/// suggest. For a body that was scanned, see [`expected_text_tokens`].
 pub fn expected_prompt_tokens(body_bytes: u64) -> u64 {
-    (body_bytes / BYTES_PER_TOKEN).min(MAX_ESTIMATE)
+    expected_text_tokens(body_bytes).min(MAX_ESTIMATE)
+}
+
+/// The expected tokens of a text of this many bytes: a quarter of them. With the features `llm-request`
+/// and `usage`, `LlmRequest::prompt_bytes` is such a length.
+pub fn expected_text_tokens(bytes: u64) -> u64 {
+    bytes / BYTES_PER_TOKEN
 }
 
 /// The token counts of one response, from the backend.

@@ -336,7 +336,7 @@ async fn acquire(
         Dialect::Native => call.json.get("options").unwrap_or(&Value::Null),
         _ => &Value::Null,
     };
-    let context = number(options, "num_ctx")?.unwrap_or(installed.spec.context_length);
+    let context = context_size(options)?.unwrap_or(installed.spec.context_length);
     let others: BTreeMap<&'static str, String> = RUNNER_OPTIONS
         .into_iter()
         .filter_map(|name| Some((name, options.get(name)?.to_string())))
@@ -513,6 +513,17 @@ fn number(options: &Value, key: &str) -> Result<Option<u64>, Problem> {
             "option {key:?} must be of type integer"
         ))),
     }
+}
+
+/// `num_ctx`, at least 4. Like in Ollama, what does not fit into a 64-bit integer becomes negative,
+/// and a fraction is cut off.
+fn context_size(options: &Value) -> Result<Option<u64>, Problem> {
+    number(options, "num_ctx")?;
+    let asked = options.get("num_ctx").and_then(Value::as_f64);
+    Ok(asked.map(|asked| match asked {
+        asked if asked < i64::MAX as f64 => (asked as u64).max(4),
+        _ => 4,
+    }))
 }
 
 fn keep_alive(request: &Value) -> Result<Option<KeepAlive>, Problem> {

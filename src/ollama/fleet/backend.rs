@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{Request, Response, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::llm_request::ModelName;
@@ -20,6 +20,7 @@ use super::inventory::{Installed, Resident};
 use super::policy::ReportedLoad;
 use super::preload::Starts;
 use super::rules::ServerRules;
+use crate::ollama::hygiene::{UNCOMPRESSED, is_compressed};
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, ServerKind, Upstream,
 };
@@ -60,6 +61,8 @@ pub struct Backend {
     version: Mutex<Option<Arc<str>>>,
     /// Whether the last probe failed; only the first failure is a warning.
     probe_failed: AtomicBool,
+    /// Whether it was logged that its responses are compressed.
+    is_logged_compressed: AtomicBool,
     refused: Notify,
     after_probe: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -111,6 +114,7 @@ impl Backend {
             is_logged_up: AtomicBool::new(false),
             version: Mutex::default(),
             probe_failed: AtomicBool::new(false),
+            is_logged_compressed: AtomicBool::new(false),
             refused: Notify::new(),
             after_probe: OnceLock::new(),
         }
@@ -207,6 +211,18 @@ impl Backend {
         if cannot_connect && self.is_up() {
             self.set_up(false);
             self.refused.notify_one();
+        }
+    }
+
+    /// Logs once that the server compresses its responses, although no request accepts that.
+    pub(crate) fn warn_if_compressed(&self, headers: &HeaderMap) {
+        if is_compressed(headers) && !self.is_logged_compressed.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                backend = %self.name,
+                "the backend compresses its responses, although it is asked not to: their tokens are only estimated, \
+                 aliases in them are not replaced, and streams that break off get no error line; turn off the \
+                 compression of the server, or of the proxy in front of it"
+            );
         }
     }
 
@@ -307,7 +323,9 @@ impl Backend {
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
         let fetched = async {
-            let answer = self.probe_client.clone().oneshot(request?).await?;
+            let mut request = request?;
+            request.headers_mut().insert(ACCEPT_ENCODING, UNCOMPRESSED);
+            let answer = self.probe_client.clone().oneshot(request).await?;
             let (head, body) = answer.into_parts();
             let page = Limited::new(body, MAX_PAGE_BYTES).collect().await?;
             Ok(Response::from_parts(head, page.to_bytes()))

@@ -239,7 +239,7 @@ impl<S> Fleet<S> {
             Some(flight) => flight.num_ctx(),
             None => self.config.context.asked(parsed),
         };
-        (num_ctx != parsed.num_ctx).then_some(SentNumCtx(num_ctx))
+        (num_ctx != parsed.num_ctx || parsed.places.corrects_num_ctx()).then_some(SentNumCtx(num_ctx))
     }
 
     /// Waits until the catalogue can know a model: first until every backend was probed once, then
@@ -379,9 +379,9 @@ fn queue_place_text(queue_position: QueuePosition) -> String {
     }
 }
 
-/// The length of the request's body, if it was scanned; else 0.
+/// The length of the request's prompt for estimates, if it was scanned; else 0.
 pub(super) fn body_bytes(parsed: Option<&LlmRequest>) -> u64 {
-    parsed.map_or(0, |parsed| parsed.body_bytes)
+    parsed.map_or(0, |parsed| parsed.prompt_bytes)
 }
 
 /// The model name in the body or the path, as written by the client.

@@ -14,9 +14,6 @@ use crate::clients::Client;
 
 /// The output tokens to expect while nothing is known about the model.
 const UNKNOWN_OUTPUT: f64 = 128.0;
-/// The most prompt tokens to expect from the size of a request while nothing is known about the
-/// model: a large body is an image as often as a long text.
-const MOST_UNKNOWN_PROMPT: f64 = 4096.0;
 /// About as many bytes of text are one token.
 const BYTES_PER_TOKEN: f64 = 4.0;
 /// The weight of the latest request in the moving averages.
@@ -86,7 +83,8 @@ pub(crate) fn real_cost(usage: &Usage) -> u32 {
 }
 
 impl Estimates {
-    /// What to expect of a request with a body of this length.
+    /// What to expect of a request with a body of this length, in which images count as little
+    /// (`LlmRequest::prompt_bytes`).
     pub(crate) fn expected(
         &self,
         model: Option<&ModelName>,
@@ -100,7 +98,7 @@ impl Estimates {
                 output_tokens: average.output_tokens,
             },
             None => Expected {
-                prompt_tokens: (body_bytes / BYTES_PER_TOKEN).min(MOST_UNKNOWN_PROMPT),
+                prompt_tokens: body_bytes / BYTES_PER_TOKEN,
                 output_tokens: UNKNOWN_OUTPUT,
             },
         }
@@ -201,8 +199,8 @@ mod tests {
             100 + 256
         );
         assert_eq!(estimates.expected(None, None, 0).cost(), 256);
-        let image = estimates.expected(Some(&m), None, 10_000_000).cost();
-        assert_eq!(image, 4096 + 256);
+        let long = estimates.expected(Some(&m), None, 300_000).cost();
+        assert_eq!(long, 75_000 + 256);
         assert_eq!(
             estimates.expected(Some(&m), Some(&ada), 0).output_tokens,
             128.0

@@ -30,6 +30,10 @@ pub(super) struct Collector {
     content: Option<Range<u64>>,
     /// The current member of a message is its images.
     is_images: bool,
+    /// The depth of the key whose value is an image, and where the value begins.
+    image: Option<(u32, u64)>,
+    /// Where the value of a `source` begins that may be an image in the result of a tool.
+    source: Option<u64>,
     error: Option<ScanError>,
 }
 
@@ -46,6 +50,8 @@ impl Collector {
             num_ctx: None,
             content: None,
             is_images: false,
+            image: None,
+            source: None,
             error: None,
         }
     }
@@ -103,15 +109,36 @@ impl Collector {
 
     /// A key in a message. Those of images are noticed: of OpenAI's parts of a message
     /// (`image_url`), and of Anthropic's (`source`), also in the result of a tool (`media_type`).
-    fn key_in_content(&mut self, depth: u32, kept: Kept<'_>) {
+    fn key_in_content(&mut self, depth: u32, kept: Kept<'_>, end: u64) {
         self.is_images = false;
+        self.end_image(depth, end);
+        let source = match depth {
+            8.. => self.source,
+            _ => self.source.take(),
+        };
         if kept.is_cut || !self.is_in_content() {
             return;
         }
         match (depth, kept.raw) {
             (3, b"images") => self.is_images = true,
-            (5, b"image_url" | b"source") | (8, b"media_type") => self.found.needs.images = true,
+            (5, b"image_url" | b"source") => {
+                self.found.needs.images = true;
+                self.image = Some((depth, end));
+            }
+            (5, b"input_audio" | b"file") => self.image = Some((depth, end)),
+            (7, b"source") => self.source = Some(end),
+            (8, b"media_type") => {
+                self.found.needs.images = true;
+                self.image = self.image.or(source.map(|begin| (7, begin)));
+            }
             _ => {}
+        }
+    }
+
+    /// Counts the bytes of an image that is over, because a key or a value at this depth ends here.
+    fn end_image(&mut self, depth: u32, end: u64) {
+        if let Some((_, begin)) = self.image.take_if(|(of, _)| *of >= depth) {
+            self.found.image_bytes += end - begin;
         }
     }
 
@@ -185,6 +212,30 @@ fn tokens(value: Value<'_>) -> Option<u64> {
     }
 }
 
+/// Ollama's smallest context: smaller numbers are raised to it.
+const MIN_NUM_CTX: f64 = 4.0;
+
+/// More than any model has. Ollama lowers numbers to the model's own context, except those that do
+/// not fit into its integer: these become negative, and then the smallest context.
+const MAX_NUM_CTX: u64 = i32::MAX as u64;
+
+/// The context size of `options.num_ctx`, and whether it is another one than the body says. A
+/// number below the smallest context is no size that a client can want, and counts as not given.
+fn context_size(value: Value<'_>) -> (Option<u64>, bool) {
+    let kept = match value {
+        Value::Number(kept) if !kept.is_cut => kept,
+        other => return (None, matches!(other, Value::Number(_))),
+    };
+    match number(kept) {
+        Some(size) if size < MIN_NUM_CTX => (None, true),
+        Some(size) if size > MAX_NUM_CTX as f64 => (Some(MAX_NUM_CTX), true),
+        // As in Ollama, the fraction is cut off.
+        Some(size) => (Some(size as u64), false),
+        // The server refuses it.
+        None => (None, false),
+    }
+}
+
 fn keep_alive(value: Value<'_>) -> Option<KeepAlive> {
     match value {
         Value::Null => None,
@@ -222,9 +273,9 @@ impl Visitor for Collector {
         }
     }
 
-    fn key(&mut self, depth: u32, kept: Kept<'_>) {
+    fn key(&mut self, depth: u32, kept: Kept<'_>, end: u64) {
         if depth > 2 {
-            return self.key_in_content(depth, kept);
+            return self.key_in_content(depth, kept, end);
         }
         let slot = depth as usize - 1;
         self.current[slot] = None;
@@ -269,11 +320,16 @@ impl Visitor for Collector {
     fn value(&mut self, depth: u32, value: Value<'_>, span: Range<u64>) {
         if depth == 0 {
             self.found.members_begin = span.start + 1;
+            self.found.json_bytes = span.end;
             self.found.is_empty_object = matches!(value, Value::Object { is_empty: true });
             return;
         }
+        self.end_image(depth, span.end);
         if depth == 3 {
-            self.found.needs.images |= self.is_images && is_content(value);
+            if self.is_images {
+                self.found.needs.images |= is_content(value);
+                self.found.image_bytes += span.end - span.start;
+            }
             return;
         }
         let Some(key) = self.current(depth) else {
@@ -302,7 +358,9 @@ impl Visitor for Collector {
                 self.has_content |= is_content(value);
             }
             (Key::NumCtx, _) => {
-                self.found.num_ctx = tokens(value);
+                let (size, is_corrected) = context_size(value);
+                self.found.num_ctx = size;
+                self.found.places.corrects_num_ctx = is_corrected;
                 self.num_ctx = Some(match value {
                     Value::Number(_) | Value::Null => Some(NumCtxPlace::Value(span)),
                     // The server refuses it.
@@ -321,7 +379,10 @@ impl Visitor for Collector {
                     (None, _) => None,
                 };
             }
-            (Key::Images, _) => self.found.needs.images |= is_content(value),
+            (Key::Images, _) => {
+                self.found.needs.images |= is_content(value);
+                self.found.image_bytes += span.end - span.start;
+            }
             (Key::Tools, _) => self.found.needs.tools |= is_content(value),
             (Key::Think | Key::ReasoningEffort | Key::Effort, _) => {
                 self.found.needs.thinking |= asks_to_think(value);

@@ -351,7 +351,7 @@ impl Json {
         };
         if is_key {
             if self.depth <= REPORTED_KEYS {
-                visitor.key(self.depth, kept);
+                visitor.key(self.depth, kept, self.offset + at as u64);
             }
             self.state = State::Colon;
         } else {

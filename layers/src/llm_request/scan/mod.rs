@@ -64,12 +64,17 @@ pub struct Scanned {
     pub stream: Option<bool>,
     /// How long the model should stay in memory.
     pub keep_alive: Option<KeepAlive>,
-    /// The context length in tokens (`options.num_ctx`).
+    /// The context length in tokens (`options.num_ctx`), at most 2^31 - 1; `None` if it is not set
+    /// or below 4, Ollama's smallest one ([`EditPlaces::corrects_num_ctx`]).
     pub num_ctx: Option<u64>,
     /// Limit of the response in tokens (`max_tokens` or `options.num_predict`).
     pub max_tokens: Option<u64>,
     /// Whether the operation has no input: it is missing, null or empty.
     pub has_no_prompt: bool,
+    /// The bytes of images and audio in the prompt.
+    pub image_bytes: u64,
+    /// The bytes of the JSON, up to the end of the object.
+    pub json_bytes: u64,
     /// What the request needs of its model beside text.
     pub needs: Needs,
     /// The byte range of the value of `model` in the body, if the key is there.

@@ -157,8 +157,11 @@ proptest! {
         let found = scan_with(generate(), &pieces(&bytes, &cuts)).unwrap();
         prop_assert_eq!(found.model.as_deref(), body["model"].as_str().filter(|m| !m.is_empty()));
         prop_assert_eq!(found.stream, body["stream"].as_bool());
-        let num_ctx = body["options"]["num_ctx"].as_f64().filter(|n| *n >= 0.0).map(|n| n as u64);
-        prop_assert_eq!(found.num_ctx, num_ctx);
+        let num_ctx = body["options"]["num_ctx"].as_f64();
+        let size = num_ctx.filter(|n| *n >= 4.0).map(|n| n.min(f64::from(i32::MAX)) as u64);
+        prop_assert_eq!(found.num_ctx, size);
+        let is_as_written = size == num_ctx.map(|n| n as u64);
+        prop_assert_eq!(found.places.corrects_num_ctx(), !is_as_written);
         let prompt = &body["prompt"];
         let is_empty = prompt.is_null() || prompt == "" || prompt == &json!([]);
         prop_assert_eq!(found.has_no_prompt, is_empty);
@@ -177,6 +180,7 @@ proptest! {
         // Positions differ.
         (a.model_value, b.model_value) = (None, None);
         (a.places, b.places) = Default::default();
+        (a.json_bytes, b.json_bytes) = (0, 0);
         prop_assert_eq!(a, b);
     }
 

@@ -66,6 +66,36 @@ fn only_the_options_of_the_body_are_options() {
 }
 
 #[test]
+fn a_context_size_that_ollama_would_read_as_4_tokens_is_corrected() {
+    let (digits, max) = ("0".repeat(200), Some(2_147_483_647));
+    for (text, size, is_corrected) in [
+        ("null", None, false),
+        ("-5", None, true),
+        ("0", None, true),
+        ("0.5", None, true),
+        ("3.99", None, true),
+        ("4", Some(4), false),
+        ("4096.7", Some(4096), false),
+        ("2147483647", max, false),
+        ("2147483648", max, true),
+        ("9223372036854775807", max, true),
+        ("1e30", max, true),
+        ("-1e30", None, true),
+        // Too long to be read.
+        (&*format!("4096.{digits}"), None, true),
+        (&*format!("1{digits}"), None, true),
+        // Refused by the server.
+        ("1e400", None, false),
+        (r#""8192""#, None, false),
+    ] {
+        let body = format!(r#"{{"options":{{"num_ctx":{text}}}}}"#);
+        let found = scan(&body).unwrap();
+        let corrects = found.places.corrects_num_ctx();
+        assert_eq!((found.num_ctx, corrects), (size, is_corrected), "{text}");
+    }
+}
+
+#[test]
 fn the_span_of_a_model_is_that_of_its_value() {
     for (body, value) in [
         (r#"{"model":"a","b":1}"#, "\"a\""),

@@ -13,8 +13,8 @@ pub(super) const REPORTED_KEYS: u32 = 8;
 pub(super) trait Visitor {
     /// A key begins in an object at this depth. Returns how many bytes of it to keep.
     fn begin_key(&self, depth: u32) -> usize;
-    /// The raw key between its quotes.
-    fn key(&mut self, depth: u32, key: Kept<'_>);
+    /// The raw key between its quotes, and the position of its end in the input.
+    fn key(&mut self, depth: u32, key: Kept<'_>, end: u64);
     /// The value of that key begins, at this position in the input. Returns how many bytes of it
     /// to keep, if it is not a container.
     fn begin_value(&mut self, depth: u32, at: u64) -> usize;

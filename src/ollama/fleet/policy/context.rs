@@ -7,9 +7,12 @@
 //!
 //! The list of a server shows the size of a runner, and not the `num_ctx` that it was loaded with:
 //! a `num_ctx` above the model's own context is cut to that, and still has to be the same. So what
-//! was sent last counts more than the list.
+//! was sent last counts more than the list, as long as such a cut can explain the difference.
 
 use tokio::time::Instant;
+
+/// No model's own context is smaller, in tokens.
+const SMALLEST_OWN: u64 = 128;
 
 /// What is known of the context of a model on one server.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,6 +127,10 @@ impl Context {
             (Some(None), Some(default)) if size < default => {
                 (self.runner, self.default) = (None, None);
             }
+            // Neither: the model's own context is at least that large.
+            (Some(Some(sent)), default) if size < sent.min(default.unwrap_or(SMALLEST_OWN)) => {
+                self.runner = None;
+            }
             // Somebody else has loaded it.
             (Some(runner), _) if self.size_of(runner).is_some_and(|known| size > known) => {
                 self.runner = None;
@@ -168,13 +175,20 @@ mod tests {
             }
         }
 
+        /// The `num_ctx` of a runner for this request.
+        fn runner_of(&self, num_ctx: Option<u64>) -> u64 {
+            let num_ctx = num_ctx.unwrap_or(self.default);
+            // What does not fit into the server's integer is negative there.
+            i64::try_from(num_ctx).map_or(4, |_| num_ctx.max(4))
+        }
+
         fn size_of(&self, num_ctx: Option<u64>) -> u64 {
-            num_ctx.unwrap_or(self.default).min(self.largest)
+            self.runner_of(num_ctx).min(self.largest)
         }
 
         /// Serves a request; returns whether it loads the model.
         fn serve(&mut self, num_ctx: Option<u64>) -> bool {
-            let wanted = num_ctx.unwrap_or(self.default);
+            let wanted = self.runner_of(num_ctx);
             let loads = wanted != self.runner;
             self.runner = wanted;
             self.loads += usize::from(loads);
@@ -328,20 +342,57 @@ mod tests {
         assert_eq!(context.expected(), None);
     }
 
+    #[test]
+    fn a_size_that_no_cut_explains_is_believed() {
+        for knows_default in [false, true] {
+            let mut gateway = Gateway::new(Server::new(4096, 131_072));
+            if knows_default {
+                gateway.ask(None, true);
+            }
+            // Its server takes this for another number.
+            gateway.ask(Some(u64::MAX), true);
+            for num_ctx in [Some(1024), None] {
+                let (sent, _) = gateway.ask(num_ctx, true);
+                let size = gateway.server.size_of(sent);
+                assert!(
+                    size >= gateway.server.size_of(num_ctx),
+                    "{num_ctx:?}: {size}"
+                );
+            }
+            assert!(
+                !gateway.ask(Some(1024), true).1,
+                "it knows the runner again"
+            );
+        }
+    }
+
+    /// What the gateway takes for a size, most of them within the usual range.
+    fn any_size() -> impl Strategy<Value = u64> {
+        let blocks = (1..20u64).prop_map(|blocks| blocks * 1024);
+        prop_oneof![4 => blocks, 1 => 4..2000u64, 1 => 20_480..=i32::MAX as u64]
+    }
+
+    /// What others may send past the gateway.
+    fn any_number() -> impl Strategy<Value = u64> {
+        prop_oneof![4 => any_size(), 1 => any::<u64>(), 1 => 0..4u64]
+    }
+
     proptest! {
         /// Others use the server too, and the list is read at any time.
         #[test]
         fn no_request_gets_less_context_than_it_asks_for(
             default in prop::sample::select(vec![2048u64, 4096, 32_768]),
             largest in prop::sample::select(vec![2048u64, 8192, 131_072]),
-            steps in prop::collection::vec((0..4u8, prop::option::of(1..20u64)), 1..40),
+            steps in prop::collection::vec(
+                (0..4u8, prop::option::of(any_size()), prop::option::of(any_number())),
+                1..40,
+            ),
         ) {
             let mut gateway = Gateway::new(Server::new(default, largest));
-            for (what, num_ctx) in steps {
-                let num_ctx = num_ctx.map(|blocks| blocks * 1024);
+            for (what, num_ctx, of_others) in steps {
                 match what {
                     0 => gateway.list(),
-                    1 => { gateway.server.serve(num_ctx); }
+                    1 => { gateway.server.serve(of_others); }
                     _ => {
                         let (sent, _) = gateway.ask(num_ctx, true);
                         let sizes = [sent, num_ctx].map(|num_ctx| gateway.server.size_of(num_ctx));
@@ -356,13 +407,13 @@ mod tests {
         fn a_model_is_loaded_again_only_for_a_larger_context(
             default in prop::sample::select(vec![2048u64, 4096, 32_768]),
             largest in prop::sample::select(vec![2048u64, 8192, 131_072]),
-            asked in prop::collection::vec(prop::option::of(1..20u64), 1..60),
+            asked in prop::collection::vec(prop::option::of(any_size()), 1..60),
         ) {
             let mut gateway = Gateway::new(Server::new(default, largest));
             let mut last = None;
             let mut has_shown_default = false;
             for num_ctx in asked {
-                let (sent, loads) = gateway.ask(num_ctx.map(|blocks| blocks * 1024), true);
+                let (sent, loads) = gateway.ask(num_ctx, true);
                 // As far as the lists show it.
                 let size = sent.unwrap_or(default.min(largest));
                 let is_larger = last.is_none_or(|last| size > last);
