@@ -52,6 +52,7 @@ use crate::client::Client;
 use crate::cloud::{self, Cloud, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
 use crate::model_rules::ModelRules;
+use crate::ollama::down_clock::{DownClock, PROBES_OF_LOOKUP, is_lookup};
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -257,6 +258,7 @@ where
     B::Error: Into<BoxError>,
 {
     let (timeouts, refusing) = (&settings.timeouts, backend.clone());
+    let (probe_timeout, probed) = (settings.backends.probe_timeout, backend.clone());
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let limits = PoolLimits {
@@ -297,9 +299,11 @@ where
             refusing.mark_unreachable(&error);
             error
         })
+        .layer_fn(move |inner| DownClock::new(inner, &probed, probe_timeout))
         // Outside of the clocks, which wrap the body.
         .layer(RewriteLayer::new(settings.limits.keep_alive()))
         .map_request(load_clock(timeouts.load))
+        .map_request(lookup_clock(settings, backend))
         .layer(
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)
@@ -327,6 +331,33 @@ fn load_clock<B>(limit: Option<Duration>) -> impl Fn(Request<B>) -> Request<B> +
         .with_first_byte_name("LLAMATOWER_LOAD_TIMEOUT");
     move |mut request| {
         if request.extensions().get::<MayLoad>().is_some() {
+            request.extensions_mut().insert(clock);
+        }
+        request
+    }
+}
+
+/// Gives a request that asks what an Ollama knows of a model its own first-byte time-out, unless that
+/// of all requests is shorter. Other servers may answer nothing while they work.
+fn lookup_clock<B>(
+    settings: &Settings,
+    backend: &Backend,
+) -> impl Fn(Request<B>) -> Request<B> + Clone + use<B> {
+    let limit = settings
+        .backends
+        .probe_timeout
+        .saturating_mul(PROBES_OF_LOOKUP);
+    let is_shorter = settings
+        .timeouts
+        .first_byte
+        .is_none_or(|usual| limit < usual);
+    let clock = StreamTimeouts::new()
+        .with_first_byte(limit)
+        .with_first_byte_name("5 times LLAMATOWER_PROBE_TIMEOUT");
+    let applies = is_shorter && backend.openai().is_none();
+    move |mut request| {
+        let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
+        if applies && operation.is_some_and(is_lookup) {
             request.extensions_mut().insert(clock);
         }
         request

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::inventory::{Installed, Resident};
@@ -47,6 +49,10 @@ pub struct Backend {
     /// `None` for an Ollama.
     openai: Option<Arc<Server>>,
     is_up: AtomicBool,
+    /// Since when the server does not respond at all; `None` if it does.
+    silent_since: Mutex<Option<Instant>>,
+    /// Notified when this time begins.
+    falls_silent: Arc<Notify>,
     is_cordoned: AtomicBool,
     /// It has no page with gauges, as far as it was asked since it came up.
     lacks_gauges: AtomicBool,
@@ -104,6 +110,8 @@ impl Backend {
             address,
             rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
+            silent_since: Mutex::default(),
+            falls_silent: Arc::default(),
             is_cordoned: AtomicBool::new(false),
             lacks_gauges: AtomicBool::new(false),
             has_gauges: AtomicBool::new(false),
@@ -189,6 +197,39 @@ impl Backend {
         }
     }
 
+    /// Since when the server is down and does not respond at all: it refuses connections, or does not
+    /// answer probes. One that answers a probe with an error responds.
+    pub fn silent_since(&self) -> Option<Instant> {
+        match self.is_up() {
+            true => None,
+            false => *self.silence(),
+        }
+    }
+
+    /// Ready when the server falls silent after this call.
+    pub(crate) fn falls_silent(&self) -> OwnedNotified {
+        self.falls_silent.clone().notified_owned()
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Option<Instant>> {
+        let silence = self.silent_since.lock();
+        silence.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records whether the server is silent; call it after [`set_up`](Self::set_up).
+    fn set_silent(&self, is_silent: bool) {
+        let mut silence = self.silence();
+        let begins = is_silent && silence.is_none();
+        match is_silent {
+            true => *silence = silence.or_else(|| Some(Instant::now())),
+            false => *silence = None,
+        }
+        drop(silence);
+        if begins {
+            self.falls_silent.notify_waiters();
+        }
+    }
+
     /// What tells that the server was started again.
     pub(super) fn starts(&self) -> Starts {
         Starts {
@@ -206,6 +247,7 @@ impl Backend {
         });
         if cannot_connect && self.is_up() {
             self.set_up(false);
+            self.set_silent(true);
             self.refused.notify_one();
         }
     }
@@ -314,8 +356,11 @@ impl Backend {
         };
         let fetched: Result<Result<_, BoxError>, _> = tokio::time::timeout(limit, fetched).await;
         match fetched {
-            Ok(answer) => answer.map_err(|error| self.unreachable(error)),
-            Err(_) => Err(self.unreachable(format!("no response to {path} within {limit:?}"))),
+            Ok(answer) => answer.map_err(|error| self.unreachable(error).silent()),
+            Err(_) => {
+                let late = format!("no response to {path} within {limit:?}");
+                Err(self.unreachable(late).silent())
+            }
         }
     }
 
@@ -339,6 +384,7 @@ impl Backend {
             Ok(_) => {}
         }
         self.set_up(found.is_ok());
+        self.set_silent(found.as_ref().is_err_and(|error| error.is_silent));
         self.probe_client.get_ref().prune();
         if let Some(act) = self.after_probe.get() {
             act();
@@ -430,6 +476,8 @@ impl Backend {
 pub struct Unreachable {
     backend: Box<str>,
     reason: String,
+    /// It did not respond at all.
+    is_silent: bool,
 }
 
 impl Unreachable {
@@ -437,7 +485,13 @@ impl Unreachable {
         Self {
             backend: backend.into(),
             reason: reason.to_string(),
+            is_silent: false,
         }
+    }
+
+    fn silent(mut self) -> Self {
+        self.is_silent = true;
+        self
     }
 
     /// The reason, without the backend's name.
