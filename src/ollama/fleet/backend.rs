@@ -33,6 +33,13 @@ type ProbeBody = ReplayBody<Empty<Bytes>>;
 /// Limit of a list's size. A list of a thousand models is about 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// The paths of the lists that probes read.
+const LISTS: [&str; 2] = ["/api/tags", "/api/ps"];
+
+/// How long a list stands for a newer one that the server does not send in time: three intervals of
+/// probes by default.
+const FRESH_LIST: Duration = Duration::from_secs(15);
+
 /// Largest number of model names in the log line about a server that comes up.
 const MOST_NAMES_LOGGED: usize = 20;
 
@@ -62,6 +69,8 @@ pub struct Backend {
     ups: AtomicU64,
     /// Whether "the backend is up" was logged since it came up.
     is_logged_up: AtomicBool,
+    /// The lists that it has sent last, by path.
+    lists: Mutex<Vec<(&'static str, Bytes, Instant)>>,
     /// Read once each time the backend comes up.
     version: Mutex<Option<Arc<str>>>,
     /// Whether the last probe failed; only the first failure is a warning.
@@ -117,6 +126,7 @@ impl Backend {
             has_gauges: AtomicBool::new(false),
             ups: AtomicU64::new(0),
             is_logged_up: AtomicBool::new(false),
+            lists: Mutex::default(),
             version: Mutex::default(),
             probe_failed: AtomicBool::new(false),
             refused: Notify::new(),
@@ -323,8 +333,26 @@ impl Backend {
         path: &'static str,
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
-        self.exchange(Request::get(path).body(ProbeBody::empty()), path, limit)
-            .await
+        let request = Request::get(path).body(ProbeBody::empty());
+        let answer = self.exchange(request, path, limit).await?;
+        if LISTS.contains(&path) && answer.status() == StatusCode::OK {
+            self.keep_list(path, answer.body().clone());
+        }
+        Ok(answer)
+    }
+
+    fn keep_list(&self, path: &'static str, page: Bytes) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.retain(|(known, ..)| *known != path);
+        lists.push((path, page, Instant::now()));
+    }
+
+    /// The list that the server has sent last on this path, if it is no older than 15 s. It is read by
+    /// each probe, and by clients' requests for lists.
+    pub(crate) fn last_list(&self, path: &str) -> Option<Bytes> {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, page, at) = lists.iter().find(|(known, ..)| *known == path)?;
+        (at.elapsed() <= FRESH_LIST).then(|| page.clone())
     }
 
     /// Sends a POST request with a JSON body, otherwise like [`get`](Self::get).
