@@ -56,6 +56,7 @@ use crate::clients::model_rules::ModelRules;
 use crate::clients::request_filter::RequestFilterLayer;
 use crate::cloud::{self, Cloud, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
+use crate::ollama::down_clock::{DownClock, PROBES_OF_LOOKUP, is_lookup};
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -270,6 +271,7 @@ where
 {
     let (timeouts, refusing) = (&settings.timeouts, backend.clone());
     let answering = backend.clone();
+    let (probe_timeout, probed) = (settings.backends.probe_timeout, backend.clone());
     let address = backend.address();
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let limits = PoolLimits {
@@ -310,9 +312,11 @@ where
             refusing.mark_unreachable(&error);
             error
         })
+        .layer_fn(move |inner| DownClock::new(inner, &probed, probe_timeout))
         // Outside of the clocks, which wrap the body.
         .layer(RewriteLayer::new(settings.limits.keep_alive()))
         .map_request(load_clock(timeouts.load))
+        .map_request(lookup_clock(settings, backend))
         .layer(
             StreamClocksLayer::new()
                 .with_first_byte(timeouts.first_byte)
@@ -373,6 +377,33 @@ fn forget_unusable_request_id<B>(mut request: Request<B>) -> Request<B> {
         request.headers_mut().remove(X_REQUEST_ID);
     }
     request
+}
+
+/// Gives a request that asks what an Ollama knows of a model its own first-byte time-out, unless that
+/// of all requests is shorter. Other servers may answer nothing while they work.
+fn lookup_clock<B>(
+    settings: &Settings,
+    backend: &Backend,
+) -> impl Fn(Request<B>) -> Request<B> + Clone + use<B> {
+    let limit = settings
+        .backends
+        .probe_timeout
+        .saturating_mul(PROBES_OF_LOOKUP);
+    let is_shorter = settings
+        .timeouts
+        .first_byte
+        .is_none_or(|usual| limit < usual);
+    let clock = StreamTimeouts::new()
+        .with_first_byte(limit)
+        .with_first_byte_name("5 times LLAMATOWER_PROBE_TIMEOUT");
+    let applies = is_shorter && backend.openai().is_none();
+    move |mut request| {
+        let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
+        if applies && operation.is_some_and(is_lookup) {
+            request.extensions_mut().insert(clock);
+        }
+        request
+    }
 }
 
 /// Generates request ids without a system call for each.

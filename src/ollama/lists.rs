@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,7 +13,9 @@ use jiff::Timestamp;
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::model_alias::Candidate;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::fleet::{Backend, Unreachable};
 use crate::clients::model_rules::VisibleModels;
@@ -56,7 +59,7 @@ impl List {
         }
     }
 
-    /// Merges the lists of the backends that are up and respond in time, and adds `more` models that
+    /// Merges the lists of the backends that are up and respond in time or have done so lately, and adds `more` models that
     /// they do not have.
     ///
     /// # Errors
@@ -206,7 +209,7 @@ async fn pages_of<'a>(
 ) -> Result<Vec<(&'a Backend, Bytes)>, Unreachable> {
     let (up, down): (Vec<_>, Vec<_>) = backends.partition(|backend| backend.is_up());
     let backends = if up.is_empty() { down } else { up };
-    let answers = join_all(backends.iter().map(|backend| backend.page(path, limit))).await;
+    let answers = join_all(backends.iter().map(|backend| page_of(backend, path, limit))).await;
     let mut pages = Vec::with_capacity(answers.len());
     let mut first_error = None;
     for (backend, answer) in backends.into_iter().zip(answers) {
@@ -219,6 +222,57 @@ async fn pages_of<'a>(
         Some(error) if pages.is_empty() => Err(error),
         _ => Ok(pages),
     }
+}
+
+/// The part of the time-out that a server has if the gateway knows what it has said lately.
+const PART_IF_KNOWN: u32 = 4;
+
+/// The page of one server. A server that counts as up but is late may be down or busy: what it has
+/// said lately stands for its answer then, so that the list neither waits for it nor lacks its models.
+async fn page_of(
+    backend: &Backend,
+    path: &'static str,
+    limit: Duration,
+) -> Result<Bytes, Unreachable> {
+    let asked = backend.page(path, limit);
+    if !backend.is_up() {
+        return asked.await;
+    }
+    let mut asked = pin!(asked);
+    match timeout(limit / PART_IF_KNOWN, &mut asked).await {
+        Ok(page) => page,
+        Err(_) => match last_page(backend, path) {
+            Some(page) => Ok(page),
+            None => asked.await,
+        },
+    }
+}
+
+/// What a server has said lately, as the page of this path.
+fn last_page(backend: &Backend, path: &str) -> Option<Bytes> {
+    match path {
+        "/api/version" => {
+            let version = backend.version()?;
+            Some(json!({ "version": &*version }).to_string().into())
+        }
+        // Probes do not read it. The list of an OpenAI-compatible server has other names than tags.
+        "/v1/models" if backend.openai().is_some() => None,
+        "/v1/models" => backend.last_list("/api/tags").map(|tags| as_models(&tags)),
+        path => backend.last_list(path),
+    }
+}
+
+/// A page of `/api/tags` in the form of `/v1/models`.
+fn as_models(tags: &Bytes) -> Bytes {
+    let rows = rows_of(tags).into_iter().map(|row| {
+        models::row(&models::Model {
+            created: row.rank,
+            ..models::Model::named(&row.key.to_string())
+        })
+    });
+    json!({ "object": "list", "data": rows.collect::<Vec<_>>() })
+        .to_string()
+        .into()
 }
 
 struct Row<'a> {
@@ -364,6 +418,18 @@ mod tests {
         );
         let page = r#"{"models":[{"name":"b:latest"}]}"#;
         assert_eq!(listed(List::Ps, page), page);
+    }
+
+    #[test]
+    fn a_list_of_installed_models_has_the_same_rows_for_openai() {
+        let tags =
+            r#"{"models":[{"name":"a:latest","modified_at":"2026-01-01T00:00:00.5Z","size":3}]}"#;
+        let models = as_models(&Bytes::from(tags));
+        let page = std::str::from_utf8(&models).expect("JSON is text");
+        assert_eq!(
+            page,
+            r#"{"data":[{"created":1767225600,"id":"a:latest","object":"model","owned_by":"library"}],"object":"list"}"#
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod alias_not_listed;
 mod attempt;
+pub mod down_clock;
 pub mod everywhere;
 pub mod fleet;
 pub mod hold;

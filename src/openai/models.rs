@@ -118,9 +118,10 @@ pub fn tag(model: &Model<'_>) -> Value {
     })
 }
 
-/// A row of `/v1/models` for a model of which only the name is known, as Ollama writes it.
+/// A row of `/v1/models`, as Ollama writes it for the models on its disk.
 pub fn row(model: &Model<'_>) -> Value {
-    json!({ "id": model.id, "object": "model", "created": 0, "owned_by": "library" })
+    let created = model.created.map_or(0, Timestamp::as_second);
+    json!({ "id": model.id, "object": "model", "created": created, "owned_by": "library" })
 }
 
 /// The list in the form of `/api/ps`: such a server has all of its models in memory.

@@ -172,7 +172,7 @@ settings! {
         probe_interval: Duration = duration, "LLAMATOWER_PROBE_INTERVAL" Duration "5s"
             "The time between two probes of a server, which ask for its models; a server that is down is probed every second. Raise it for very many servers."
         probe_timeout: Duration = duration, "LLAMATOWER_PROBE_TIMEOUT" Duration "2s"
-            "The time-out of a probe; a server that does not answer in time counts as down. Raise it if busy servers are reported as down."
+            "The time-out of a probe; a server that does not answer in time counts as down. Five times as long is the first-byte time-out of requests that only ask what a server knows of a model. Raise it if busy servers are reported as down."
         pool_idle: NonZeroUsize = count, "LLAMATOWER_POOL_IDLE" Count "128"
             "The maximum number of idle connections kept to each server. Raise it if more requests than this run concurrently."
         pool_idle_timeout: Duration = duration, "LLAMATOWER_POOL_IDLE_TIMEOUT" Duration "90s"

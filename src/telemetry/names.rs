@@ -360,7 +360,8 @@ pub const RELOAD_RESULTS: [&str; 2] = ["applied", "failed"];
 /// The value of [`IDENTITY`] for requests without a key.
 pub const ANONYMOUS: &str = "anonymous";
 /// The reasons in [`RETRIES`]: the kinds of retryable failures, and the retryable statuses.
-pub const RETRY_REASONS: [&str; 11] = [
+pub const RETRY_REASONS: [&str; 12] = [
+    "backend_down",
     "connect_failed",
     "connect_timeout",
     "connection_lost",

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, send, sim_with, tiny, with, within_limit};
+use crate::harness::{Gateway, chat, load, send, sim_with, tiny, with, within_limit};
 
 /// The row of a server on `/status`.
 async fn row(gateway: &Gateway, sim: &SimHandle) -> Value {
@@ -244,4 +244,32 @@ async fn the_same_model_on_all_servers_is_no_drift() {
     }
     let status = gateway.admin_page("/status").await.json();
     assert_eq!(status["digests_differ"], json!([]));
+}
+
+#[tokio::test]
+async fn lists_have_the_models_of_a_server_that_has_just_begun_to_hang() {
+    let (late, other) = (tiny().await, sim_with(ModelSpec::new("small")).await);
+    load(&late).await;
+    // It counts as up all the time.
+    let settings = [("LLAMATOWER_PROBE_TIMEOUT", "20s"), FAST_PROBES];
+    let gateway = Gateway::start_up(&[&late, &other], &settings).await;
+    let known = |row: &Value| {
+        row["resident"]
+            .as_array()
+            .is_some_and(|rows| rows.len() == 1)
+    };
+    row_when(&gateway, &late, "a list of models in memory", known).await;
+    let models = ["/v1/models", "/api/tags", "/api/ps"].map(|path| gateway.get(path));
+    let before = futures_util::future::join_all(models.map(send)).await;
+    late.arm(Fault::new(FaultKind::Hang));
+    let paths = ["/v1/models", "/api/tags", "/api/ps", "/api/version"];
+    let asked = paths.map(|path| send(gateway.get(path)));
+    let answers = within_limit("the lists", futures_util::future::join_all(asked)).await;
+    for (answer, before) in answers.iter().zip(before) {
+        assert_eq!((answer.status, answer.json()), (200, before.json()));
+    }
+    for model in ["tiny:latest", "small:latest"] {
+        assert!(answers[0].text.contains(model), "{}", answers[0].text);
+    }
+    assert!(answers[3].json()["version"].is_string());
 }

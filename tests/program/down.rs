@@ -11,24 +11,24 @@ use crate::harness::{
 
 const WHEN: &str = "LLAMATOWER_CLOUD_WHEN";
 const ANONYMOUS: (&str, &str) = ("LLAMATOWER_CLOUD_ANONYMOUS", "true");
-const OFTEN: (&str, &str) = ("LLAMATOWER_PROBE_INTERVAL", "100ms");
-const SOON: (&str, &str) = ("LLAMATOWER_PROBE_TIMEOUT", "300ms");
+pub(super) const OFTEN: (&str, &str) = ("LLAMATOWER_PROBE_INTERVAL", "100ms");
+pub(super) const SOON: (&str, &str) = ("LLAMATOWER_PROBE_TIMEOUT", "300ms");
 
 /// Waits until the gateway has noticed that a server is down.
-async fn until_down(gateway: &Gateway, sim: &SimHandle) {
+pub(super) async fn until_down(gateway: &Gateway, sim: &SimHandle) {
     let name = sim.addr().to_string();
     let is_it = |line: &Value| line["message"] == "the backend is down" && line["backend"] == *name;
     gateway.logged("the backend is down", is_it).await;
 }
 
 /// Lets a server accept connections and answer nothing, and waits until the gateway has noticed it.
-async fn hang(gateway: &Gateway, sim: &SimHandle) {
+pub(super) async fn hang(gateway: &Gateway, sim: &SimHandle) {
     sim.arm(Fault::new(FaultKind::Hang));
     until_down(gateway, sim).await;
 }
 
 /// The requests for a model that a server got.
-fn posts(sim: &SimHandle) -> usize {
+pub(super) fn posts(sim: &SimHandle) -> usize {
     let requests = sim.requests();
     let posts = requests.iter().filter(|seen| seen.method() == "POST");
     posts.count()

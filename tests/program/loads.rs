@@ -49,6 +49,33 @@ async fn a_load_that_takes_too_long_is_cut_off_by_its_own_setting() {
     assert!(cold.text.contains(limit), "{}", cold.text);
 }
 
+#[tokio::test]
+async fn requests_that_wait_for_a_load_are_sent_once_it_is_complete() {
+    let model = slow_to_load(1000).with_reply_tokens(1000);
+    let sim = sim_with(model.with_pace(Duration::from_millis(20))).await;
+    let settings = [
+        ("LLAMATOWER_SLOTS", "4"),
+        ("LLAMATOWER_PROBE_INTERVAL", "1h"),
+    ];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    within_limit("a list of the models in memory", async {
+        let is_known = |status: Value| status["backends"][0]["resident"].is_array();
+        while !is_known(gateway.admin_page("/status").await.json()) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Its first byte comes after its last token, in 20 s.
+    let whole = with(chat(), json!({"stream": false}));
+    let loading = tokio::spawn(send(gateway.post_request("/api/chat", &whole)));
+    let begun = sim.wait_for(|state| state.loads == 1);
+    within_limit("the load", begun).await;
+    let mut waiting = gateway.connect().await;
+    waiting.post("/api/chat", &chat()).await;
+    assert_eq!(waiting.head().await.status, 200);
+    assert!(!loading.is_finished());
+}
+
 /// A server of these models with room for so many, at an address that may have been used before.
 async fn server_at(address: Option<SocketAddr>, models: &[&str], room: usize) -> SimHandle {
     let mut sim = Sim::builder().max_loaded(room);

@@ -19,6 +19,7 @@ mod discovery;
 mod doctor;
 mod doctor_cloud;
 mod down;
+mod down_clock;
 mod ends;
 mod front;
 mod harness;

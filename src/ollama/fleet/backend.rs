@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::{BoxError, Fail, Failure, Side};
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 use super::inventory::{Installed, Resident};
@@ -32,6 +34,13 @@ type ProbeBody = ReplayBody<Empty<Bytes>>;
 /// Limit of a list's size. A list of a thousand models is about 500 kB.
 const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// The paths of the lists that probes read.
+const LISTS: [&str; 2] = ["/api/tags", "/api/ps"];
+
+/// How long a list stands for a newer one that the server does not send in time: three intervals of
+/// probes by default.
+const FRESH_LIST: Duration = Duration::from_secs(15);
+
 /// Largest number of model names in the log line about a server that comes up.
 const MOST_NAMES_LOGGED: usize = 20;
 
@@ -48,6 +57,10 @@ pub struct Backend {
     /// `None` for an Ollama.
     openai: Option<Arc<Server>>,
     is_up: AtomicBool,
+    /// Since when the server does not respond at all; `None` if it does.
+    silent_since: Mutex<Option<Instant>>,
+    /// Notified when this time begins.
+    falls_silent: Arc<Notify>,
     is_cordoned: AtomicBool,
     /// It has no page with gauges, as far as it was asked since it came up.
     lacks_gauges: AtomicBool,
@@ -57,6 +70,8 @@ pub struct Backend {
     ups: AtomicU64,
     /// Whether "the backend is up" was logged since it came up.
     is_logged_up: AtomicBool,
+    /// The lists that it has sent last, by path.
+    lists: Mutex<Vec<(&'static str, Bytes, Instant)>>,
     /// Read once each time the backend comes up.
     version: Mutex<Option<Arc<str>>>,
     /// Whether the last probe failed; only the first failure is a warning.
@@ -107,11 +122,14 @@ impl Backend {
             address,
             rules: ServerRules::default(),
             is_up: AtomicBool::new(is_up),
+            silent_since: Mutex::default(),
+            falls_silent: Arc::default(),
             is_cordoned: AtomicBool::new(false),
             lacks_gauges: AtomicBool::new(false),
             has_gauges: AtomicBool::new(false),
             ups: AtomicU64::new(0),
             is_logged_up: AtomicBool::new(false),
+            lists: Mutex::default(),
             version: Mutex::default(),
             probe_failed: AtomicBool::new(false),
             is_logged_compressed: AtomicBool::new(false),
@@ -193,6 +211,39 @@ impl Backend {
         }
     }
 
+    /// Since when the server is down and does not respond at all: it refuses connections, or does not
+    /// answer probes. One that answers a probe with an error responds.
+    pub fn silent_since(&self) -> Option<Instant> {
+        match self.is_up() {
+            true => None,
+            false => *self.silence(),
+        }
+    }
+
+    /// Ready when the server falls silent after this call.
+    pub(crate) fn falls_silent(&self) -> OwnedNotified {
+        self.falls_silent.clone().notified_owned()
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Option<Instant>> {
+        let silence = self.silent_since.lock();
+        silence.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records whether the server is silent; call it after [`set_up`](Self::set_up).
+    fn set_silent(&self, is_silent: bool) {
+        let mut silence = self.silence();
+        let begins = is_silent && silence.is_none();
+        match is_silent {
+            true => *silence = silence.or_else(|| Some(Instant::now())),
+            false => *silence = None,
+        }
+        drop(silence);
+        if begins {
+            self.falls_silent.notify_waiters();
+        }
+    }
+
     /// What tells that the server was started again.
     pub(super) fn starts(&self) -> Starts {
         Starts {
@@ -210,6 +261,7 @@ impl Backend {
         });
         if cannot_connect && self.is_up() {
             self.set_up(false);
+            self.set_silent(true);
             self.refused.notify_one();
         }
     }
@@ -297,8 +349,26 @@ impl Backend {
         path: &'static str,
         limit: Duration,
     ) -> Result<Response<Bytes>, Unreachable> {
-        self.exchange(Request::get(path).body(ProbeBody::empty()), path, limit)
-            .await
+        let request = Request::get(path).body(ProbeBody::empty());
+        let answer = self.exchange(request, path, limit).await?;
+        if LISTS.contains(&path) && answer.status() == StatusCode::OK {
+            self.keep_list(path, answer.body().clone());
+        }
+        Ok(answer)
+    }
+
+    fn keep_list(&self, path: &'static str, page: Bytes) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.retain(|(known, ..)| *known != path);
+        lists.push((path, page, Instant::now()));
+    }
+
+    /// The list that the server has sent last on this path, if it is no older than 15 s. It is read by
+    /// each probe, and by clients' requests for lists.
+    pub(crate) fn last_list(&self, path: &str) -> Option<Bytes> {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, page, at) = lists.iter().find(|(known, ..)| *known == path)?;
+        (at.elapsed() <= FRESH_LIST).then(|| page.clone())
     }
 
     /// Sends a POST request with a JSON body, otherwise like [`get`](Self::get).
@@ -332,8 +402,11 @@ impl Backend {
         };
         let fetched: Result<Result<_, BoxError>, _> = tokio::time::timeout(limit, fetched).await;
         match fetched {
-            Ok(answer) => answer.map_err(|error| self.unreachable(error)),
-            Err(_) => Err(self.unreachable(format!("no response to {path} within {limit:?}"))),
+            Ok(answer) => answer.map_err(|error| self.unreachable(error).silent()),
+            Err(_) => {
+                let late = format!("no response to {path} within {limit:?}");
+                Err(self.unreachable(late).silent())
+            }
         }
     }
 
@@ -357,6 +430,7 @@ impl Backend {
             Ok(_) => {}
         }
         self.set_up(found.is_ok());
+        self.set_silent(found.as_ref().is_err_and(|error| error.is_silent));
         self.probe_client.get_ref().prune();
         if let Some(act) = self.after_probe.get() {
             act();
@@ -448,6 +522,8 @@ impl Backend {
 pub struct Unreachable {
     backend: Box<str>,
     reason: String,
+    /// It did not respond at all.
+    is_silent: bool,
 }
 
 impl Unreachable {
@@ -455,7 +531,13 @@ impl Unreachable {
         Self {
             backend: backend.into(),
             reason: reason.to_string(),
+            is_silent: false,
         }
+    }
+
+    fn silent(mut self) -> Self {
+        self.is_silent = true;
+        self
     }
 
     /// The reason, without the backend's name.

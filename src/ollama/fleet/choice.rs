@@ -239,7 +239,8 @@ impl<S> Fleet<S> {
             Some(flight) => flight.num_ctx(),
             None => self.config.context.asked(parsed),
         };
-        (num_ctx != parsed.num_ctx || parsed.places.corrects_num_ctx()).then_some(SentNumCtx(num_ctx))
+        (num_ctx != parsed.num_ctx || parsed.places.corrects_num_ctx())
+            .then_some(SentNumCtx(num_ctx))
     }
 
     /// Waits until the catalogue can know a model: first until every backend was probed once, then

@@ -194,8 +194,7 @@ impl<S> Dispatch for Dispatcher<S> {
 
     fn waiting_changed(&self, class: &Class, waiting: usize) {
         if let Some(model) = class.model.as_ref().filter(|_| class.runs_model) {
-            self.router
-                .change(|policy| policy.set_waiting(model, waiting));
+            self.router.set_waiting(model, waiting);
         }
     }
 }

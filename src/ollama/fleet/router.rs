@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use llamatower_layers::ModelName;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::policy::Policy;
 
@@ -23,6 +25,8 @@ pub(super) struct Router(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     policy: Mutex<Policy>,
+    /// Notified when requests begin to wait for a model.
+    begins_to_wait: Notify,
     loads: Option<Arc<dyn LoadObserver>>,
 }
 
@@ -31,6 +35,7 @@ impl Router {
     pub(super) fn new(loads: Option<Arc<dyn LoadObserver>>) -> Self {
         Self(Arc::new(Inner {
             policy: Mutex::default(),
+            begins_to_wait: Notify::new(),
             loads,
         }))
     }
@@ -38,6 +43,23 @@ impl Router {
     /// Who is told of loads.
     pub(super) fn loads(&self) -> Option<&dyn LoadObserver> {
         self.0.loads.as_deref()
+    }
+
+    /// Sets the number of requests that wait for a model.
+    pub(super) fn set_waiting(&self, model: &ModelName, waiting: usize) {
+        let begins = self.change(|policy| {
+            let waited = policy.waiting(model);
+            policy.set_waiting(model, waiting);
+            waited == 0 && waiting > 0
+        });
+        if begins {
+            self.0.begins_to_wait.notify_waiters();
+        }
+    }
+
+    /// Ready when requests begin to wait for a model after this call.
+    pub(super) fn begins_to_wait(&self) -> Notified<'_> {
+        self.0.begins_to_wait.notified()
     }
 
     /// Reads or changes the state of the policy.

@@ -25,6 +25,9 @@ const PAUSE_WHILE_DOWN: Duration = Duration::from_secs(1);
 /// The pause before the models in memory are read again because one that was unloaded is still listed.
 const PAUSE_WHILE_LEAVING: Duration = Duration::from_millis(100);
 
+/// How often the models in memory are read while requests wait for a load.
+const PAUSE_WHILE_LOADING: Duration = Duration::from_millis(250);
+
 /// The backends of one host, each with a guard that stops its probes when it is dropped.
 struct Watch<S> {
     fleet: Arc<Fleet<S>>,
@@ -138,6 +141,27 @@ impl<S> Fleet<S> {
                     }
                 }
                 Err(error) => tracing::debug!(%error, "the models in memory are not known"),
+            }
+        }
+    }
+}
+
+impl<S> Fleet<S> {
+    /// Asks for the models in a backend's memory while requests wait for a load there. The list shows
+    /// when the load is complete; the request that has begun it may have its first byte much later,
+    /// after its prompt or, without streaming, its whole response.
+    async fn watch_loads(&self, member: &Member<S>) {
+        loop {
+            let begins_to_wait = self.router.begins_to_wait();
+            if !self.router.change(|policy| policy.has_waiting(member.id)) {
+                begins_to_wait.await;
+            }
+            sleep(PAUSE_WHILE_LOADING).await;
+            if self
+                .router
+                .change(|policy| policy.is_load_awaited(member.id))
+            {
+                member.refresh_resident();
             }
         }
     }
@@ -271,6 +295,7 @@ impl<S: Send + Sync + 'static> Watch<S> {
             tokio::join!(
                 fleet.clone().watch_member(watched.clone(), has_refused),
                 fleet.watch_resident(&watched),
+                fleet.watch_loads(&watched),
                 fleet.try_silent_models(&watched),
                 fleet.keep_preloads(&watched),
             )

@@ -94,6 +94,25 @@ impl Policy {
         }
     }
 
+    /// Whether requests wait for a model that this server has.
+    pub(crate) fn has_waiting(&self, id: ServerId) -> bool {
+        let mut models = self.models.values();
+        models.any(|model| model.waiting > 0 && model.lane(id).is_some())
+    }
+
+    /// Whether requests wait for a model that this server has, while it loads this or another one and
+    /// would list it once that is complete.
+    pub(crate) fn is_load_awaited(&self, id: ServerId) -> bool {
+        let Some(server) = self.server(id).filter(|server| server.tells_residents) else {
+            return false;
+        };
+        let loads = |lane: &super::Lane| {
+            server.loading.is_some() || matches!(lane.residency, Residency::Loading(_))
+        };
+        let mut models = self.models.values().filter(|model| model.waiting > 0);
+        models.any(|model| model.lane(id).is_some_and(loads))
+    }
+
     /// Forgets what was in the memory of a server, and what was learned of its slots, because it
     /// was down.
     pub(crate) fn restarted(&mut self, id: ServerId, now: Instant) {
