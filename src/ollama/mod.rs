@@ -5,6 +5,7 @@
 
 mod alias_not_listed;
 mod attempt;
+mod error_cause;
 pub mod everywhere;
 pub mod fleet;
 pub mod hold;

@@ -131,6 +131,24 @@ async fn with_the_only_server_stopped_native_and_openai_streams_go_on() {
 }
 
 #[tokio::test]
+async fn a_request_that_every_server_would_refuse_does_not_leave_the_network() {
+    let cloud = Cloud::start().await;
+    let sim = tiny().await;
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([(WHEN, "down,missing,busy"), ANONYMOUS]);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    // Ollama's status for it is 500.
+    let mistake = with(chat(), json!({"options": {"num_ctx": "8192"}}));
+    let answer = gateway.post("/api/chat", &mistake).await;
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert!(
+        answer.text.contains("must be of type integer"),
+        "{answer:?}"
+    );
+    assert!(cloud.seen().is_empty());
+}
+
+#[tokio::test]
 async fn without_the_policy_the_client_gets_the_fleets_own_error() {
     let cloud = Cloud::start().await;
     let unset = without_servers(&cloud, &[ANONYMOUS]).await;

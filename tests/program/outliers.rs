@@ -5,7 +5,7 @@ use std::time::Duration;
 use llamatower_sim::{Fault, FaultKind, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, load, tiny, within_limit};
+use crate::harness::{Gateway, chat, load, tiny, with, within_limit};
 
 /// The paths on which a model runs.
 const INFERENCE: [&str; 2] = ["/api/chat", "/api/generate"];
@@ -136,6 +136,71 @@ async fn a_client_error_does_not_make_a_server_avoided() {
     let wrong = json!({"model": "tiny", "messages": messages, "think": true});
     assert_eq!(gateway.post("/api/chat", &wrong).await.status, 400);
     assert_eq!(avoided(&gateway, &sim).await, json!([]));
+}
+
+/// Requests that a real Ollama answers with 500, with its text.
+fn mistakes() -> [(Value, Option<&'static str>); 3] {
+    let chat = |part: Value| with(chat(), part);
+    [
+        // The simulated server checks it as Ollama does.
+        (chat(json!({"options": {"num_ctx": "8192"}})), None),
+        (
+            chat(json!({"format": {"type": "nonsense"}})),
+            Some(r#"{"error":"invalid JSON schema in format"}"#),
+        ),
+        // The model's own template.
+        (
+            chat(json!({})),
+            Some(r#"{"error":"template: :1: unclosed action"}"#),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_500_for_a_mistake_of_the_request_is_no_failure_of_a_server() {
+    let (one, other) = (tiny().await, tiny().await);
+    let gateway = gateway(&one, &other).await;
+    for (request, text) in mistakes() {
+        one.clear_faults();
+        if let Some(text) = text {
+            let body = text.to_owned();
+            arm(&one, &FaultKind::Status { status: 500, body });
+        }
+        let before = chats(&one);
+        let answer = gateway.post("/api/chat", &request).await;
+        assert_eq!(answer.status, 500, "Ollama's own status: {answer:?}");
+        assert_eq!(answer.text, text.unwrap_or(&answer.text), "as it was sent");
+        assert_eq!(
+            (chats(&one) - before, chats(&other)),
+            (1, 0),
+            "no retry: {request}"
+        );
+        assert_eq!(avoided(&gateway, &one).await, json!([]), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_whether_another_server_has_the_model() {
+    for (servers, message) in [
+        (
+            1,
+            "the backend has failed with this model, and no other one has it",
+        ),
+        (
+            2,
+            "the backend is avoided for this model while another has it",
+        ),
+    ] {
+        let sims = [tiny().await, tiny().await];
+        load(&sims[0]).await;
+        let sims: Vec<_> = sims.iter().take(servers).collect();
+        let gateway = Gateway::start_up(&sims, &[]).await;
+        arm(sims[0], &FaultKind::LoadFailure);
+        gateway.post("/api/chat", &chat()).await;
+        let is_it = |line: &Value| line["message"] == message;
+        let line = gateway.logged(message, is_it).await;
+        assert_eq!(line["reason"], "failing", "{line}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, Request, Response, StatusCode};
 use llamatower_layers::clocks::FirstByteTimeout;
 use llamatower_layers::queue::Queue;
-use llamatower_layers::{BoxError, Failure, ModelName, Side};
+use llamatower_layers::{BoxError, ErrorCause, Failure, ModelName, Side};
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -202,6 +202,7 @@ impl<S> Awaited<S> {
         self.is_over = true;
         let now = Instant::now();
         let outcome = match answer {
+            Ok(answer) if ErrorCause::of(answer.extensions()).is_some() => None,
             Ok(answer) => of_response(answer.status(), answer.headers()),
             Err(error) => of_error(error),
         };
@@ -245,9 +246,13 @@ impl<S> Member<S> {
         let backend = self.backend.name();
         match self.outliers.record(model, outcome, now) {
             Change::None => {}
-            Change::Avoided(reason) => tracing::warn!(
+            Change::Avoided(reason) if self.is_held_elsewhere(model) => tracing::warn!(
                 %backend, %model, reason = reason.name(),
                 "the backend is avoided for this model while another has it"
+            ),
+            Change::Avoided(reason) => tracing::warn!(
+                %backend, %model, reason = reason.name(),
+                "the backend has failed with this model, and no other one has it"
             ),
             Change::Normal => tracing::info!(
                 %backend, %model,
