@@ -19,7 +19,8 @@ use tracing::Instrument;
 use super::Dispatcher;
 use super::flight::Flight;
 use super::member::Member;
-use super::outlier::{Change, Outcome, Reason};
+use super::outlier::{Change, ClientLeft, Outcome, Reason};
+use crate::client::Client;
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 
 /// After the client of a load has left, the gateway looks this often whether another one waits.
@@ -42,6 +43,7 @@ struct Place<S> {
     member: Arc<Member<S>>,
     flight: Flight,
     queue: Queue<Dispatcher<S>>,
+    client: Option<Client>,
 }
 
 impl<S> Clone for Place<S> {
@@ -50,21 +52,24 @@ impl<S> Clone for Place<S> {
             member: self.member.clone(),
             flight: self.flight.clone(),
             queue: self.queue.clone(),
+            client: self.client.clone(),
         }
     }
 }
 
 impl<S: Clone> Observed<S> {
-    /// The service of `member`, for a request that runs a model if it has a `flight`.
+    /// The service of `member`, for a request of `client` that runs a model if it has a `flight`.
     pub(super) fn new(
         member: &Arc<Member<S>>,
         flight: Option<Flight>,
         queue: &Queue<Dispatcher<S>>,
+        client: Option<&Client>,
     ) -> Self {
         let place = flight.map(|flight| Place {
             member: member.clone(),
             flight,
             queue: queue.clone(),
+            client: client.cloned(),
         });
         Self {
             inner: member.service.clone(),
@@ -210,6 +215,7 @@ impl<S> Awaited<S> {
             member,
             flight,
             queue,
+            ..
         } = &self.place;
         if outcome == Some(Outcome::Good) {
             let (has_changed, waiting) = flight.first_byte(now);
@@ -233,9 +239,13 @@ impl<S> Drop for Awaited<S> {
     fn drop(&mut self) {
         if !self.is_over {
             let now = Instant::now();
-            let left = Outcome::ClientLeft(now - self.sent);
             let Place { member, flight, .. } = &self.place;
-            member.record_outcome(flight.model(), left, now);
+            let left = ClientLeft {
+                client: self.place.client.clone(),
+                waited: now - self.sent,
+                expected: flight.grant().first_byte,
+            };
+            member.record_outcome(flight.model(), Outcome::ClientLeft(left), now);
         }
     }
 }
