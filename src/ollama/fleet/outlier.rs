@@ -26,8 +26,11 @@ use crate::client::Client;
 
 /// How long a backend is avoided after the first bad result; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest time that a backend is avoided without a trial.
+/// The longest time that a backend is avoided without a trial, if it does not ask for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest time for which a backend's `Retry-After` is respected. A longer one may be a mistake,
+/// and would keep a backend out of use that works again.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A client that leaves earlier than this says nothing about the backend: editors cancel their
 /// requests with each key stroke.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
@@ -169,9 +172,8 @@ impl Record {
     fn fail(&mut self, reason: Reason, retry_after: Option<Duration>, now: Instant) {
         self.reason = Some(reason);
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(5));
-        let pause = pause
-            .max(retry_after.unwrap_or_default())
-            .min(LONGEST_PAUSE);
+        let retry_after = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        let pause = pause.min(LONGEST_PAUSE).max(retry_after);
         self.failures = self.failures.saturating_add(1);
         self.trial_at = now + pause;
         self.is_tried = false;
@@ -411,9 +413,12 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 10, 10, 10, 10]);
         outliers.record(&small, Outcome::Good, Instant::now());
-        let later = Some(Duration::from_secs(7));
-        outliers.record(&small, Outcome::Bad(Reason::Busy, later), Instant::now());
-        assert_eq!(outliers.avoided(Instant::now())[0].trial_in.as_secs(), 7);
+        for (retry_after, pause) in [(7, 7), (45, 45), (3600, 60), (1, 8)] {
+            let later = Some(Duration::from_secs(retry_after));
+            outliers.record(&small, Outcome::Bad(Reason::Busy, later), Instant::now());
+            let avoided = outliers.avoided(Instant::now());
+            assert_eq!(avoided[0].trial_in.as_secs(), pause, "{retry_after}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
