@@ -240,7 +240,8 @@ where
                 settings.retry.budget_floor,
             ))
             .with_attempts(settings.retry.attempts)
-            // 500 is Ollama's status for a model that it cannot load; another backend may.
+            // 500 is Ollama's status for a model that it cannot load; another backend may. It is also that
+            // for some mistakes of clients, which the boxed attempt has marked.
             .with_statuses([
                 StatusCode::INTERNAL_SERVER_ERROR,
                 StatusCode::SERVICE_UNAVAILABLE,

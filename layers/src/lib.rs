@@ -111,6 +111,7 @@ pub mod body;
 #[cfg(feature = "deadline")]
 mod deadline;
 pub mod dialect;
+mod error_cause;
 pub mod failure;
 #[cfg(any(feature = "rate-limit", feature = "token-limit"))]
 mod ratelimit_fields;
@@ -210,6 +211,7 @@ pub use deadline::Deadline;
 pub use dialect::Dialect;
 #[cfg(feature = "endpoint")]
 pub use endpoint::{Endpoint, EndpointTable, Operation, RouteMatch};
+pub use error_cause::ErrorCause;
 pub use failure::{BoxError, Fail, Failure, Retryable, Side};
 #[cfg(feature = "llm-request")]
 pub use llm_request::{KeepAlive, LlmRequest, ModelName};

@@ -2,7 +2,7 @@
 
 use http::{Response, StatusCode};
 use llamatower_layers::queue::{QueueFull, QueueTimeout};
-use llamatower_layers::{BoxError, Failure, Side};
+use llamatower_layers::{BoxError, ErrorCause, Failure, Side};
 
 use crate::ollama::fleet::Cordoned;
 
@@ -36,6 +36,8 @@ impl Reason {
             _ => None,
         };
         match answer {
+            // The request or the model is at fault: no server has failed.
+            Ok(answer) if ErrorCause::of(answer.extensions()).is_some() => None,
             // Ollama's queue is full.
             Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => Some(Reason::Busy),
             Ok(answer) => by_status(answer.status()),
@@ -100,5 +102,9 @@ mod tests {
         assert_eq!(failed(Side::Gateway, 503), None, "the gateway shuts down");
         assert_eq!(failed(Side::Client, 429), None, "the client's own limit");
         assert_eq!(Reason::of::<()>(&Err("a bug".into())), None);
+        for cause in [ErrorCause::Request, ErrorCause::Model] {
+            let answer = Response::builder().status(500).extension(cause).body(());
+            assert_eq!(Reason::of(&Ok(answer.unwrap())), None, "{cause:?}");
+        }
     }
 }

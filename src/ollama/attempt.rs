@@ -8,13 +8,16 @@ use llamatower_layers::BoxError;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use super::error_cause::with_cause;
+
 /// The body of a backend's response, boxed.
 pub type AnswerBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// The layers and the client of one backend, boxed.
 pub type Attempt<B> = BoxCloneSyncService<Request<B>, Response<AnswerBody>, BoxError>;
 
-/// Boxes `stack`; `finish` edits the head of each response last.
+/// Boxes `stack`; `finish` edits the head of each response. An error that the server is not the cause of
+/// gets its [`ErrorCause`](llamatower_layers::ErrorCause).
 pub fn attempt<S, B, R>(
     stack: S,
     finish: impl Fn(&mut response::Parts) + Clone + Send + Sync + 'static,
@@ -26,11 +29,12 @@ where
     B: 'static,
     R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    BoxCloneSyncService::new(stack.map_response(move |answer: Response<R>| {
+    let stack = stack.map_response(move |answer: Response<R>| {
         let (mut head, body) = answer.into_parts();
         finish(&mut head);
         Response::from_parts(head, AnswerBody::new(body))
-    }))
+    });
+    BoxCloneSyncService::new(stack.and_then(with_cause))
 }
 
 /// The service of one server, as management and unloads use it: a clone for each request.

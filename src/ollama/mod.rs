@@ -6,6 +6,7 @@
 mod alias_not_listed;
 mod attempt;
 pub mod down_clock;
+mod error_cause;
 pub mod everywhere;
 pub mod fleet;
 pub mod hold;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use llamatower_sim::{ModelSpec, Sim};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -128,6 +128,23 @@ async fn with_the_only_server_stopped_native_and_openai_streams_go_on() {
     );
     assert_eq!(gateway.metric("llamatower_cloud_requests_total").await, 5.0);
     assert_eq!(gateway.metric("llamatower_cloud_tokens_total").await, 85.0);
+}
+
+#[tokio::test]
+async fn a_request_that_every_server_would_refuse_does_not_leave_the_network() {
+    let cloud = Cloud::start().await;
+    let sim = tiny().await;
+    // As Ollama answers it. The cloud would take the request.
+    let body = r#"{"error":"option \"stop\" must be of type array"}"#.to_owned();
+    sim.arm(Fault::new(FaultKind::Status { status: 500, body }).for_path("/api/chat"));
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([(WHEN, "down,missing,busy"), ANONYMOUS]);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let mistake = with(chat(), json!({"options": {"stop": "x"}}));
+    let answer = gateway.post("/api/chat", &mistake).await;
+    assert_eq!(answer.status, 500, "{answer:?}");
+    assert!(answer.text.contains("must be of type array"), "{answer:?}");
+    assert!(cloud.seen().is_empty());
 }
 
 #[tokio::test]

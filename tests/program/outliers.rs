@@ -1,11 +1,12 @@
 //! A server that refuses, fails or hangs while its probes answer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use llamatower_sim::{Fault, FaultKind, SimHandle};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, load, tiny, within_limit};
+use super::alias_choices::keys;
+use crate::harness::{Gateway, chat, load, send, sim_with, tiny, with, within_limit};
 
 /// The paths on which a model runs.
 const INFERENCE: [&str; 2] = ["/api/chat", "/api/generate"];
@@ -136,6 +137,105 @@ async fn a_client_error_does_not_make_a_server_avoided() {
     let wrong = json!({"model": "tiny", "messages": messages, "think": true});
     assert_eq!(gateway.post("/api/chat", &wrong).await.status, 400);
     assert_eq!(avoided(&gateway, &sim).await, json!([]));
+}
+
+/// Requests that a real Ollama answers with 500, with its text.
+fn mistakes() -> [(Value, Option<&'static str>); 3] {
+    let chat = |part: Value| with(chat(), part);
+    [
+        // The simulated server checks it as Ollama does.
+        (chat(json!({"options": {"num_ctx": "8192"}})), None),
+        (
+            chat(json!({"format": {"type": "nonsense"}})),
+            Some(r#"{"error":"invalid JSON schema in format"}"#),
+        ),
+        // The model's own template.
+        (
+            chat(json!({})),
+            Some(r#"{"error":"template: :1: unclosed action"}"#),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_500_for_a_mistake_of_the_request_is_no_failure_of_a_server() {
+    let (one, other) = (tiny().await, tiny().await);
+    let gateway = gateway(&one, &other).await;
+    for (request, text) in mistakes() {
+        one.clear_faults();
+        if let Some(text) = text {
+            let body = text.to_owned();
+            arm(&one, &FaultKind::Status { status: 500, body });
+        }
+        let before = chats(&one);
+        let answer = gateway.post("/api/chat", &request).await;
+        assert_eq!(answer.status, 500, "Ollama's own status: {answer:?}");
+        assert_eq!(answer.text, text.unwrap_or(&answer.text), "as it was sent");
+        assert_eq!(
+            (chats(&one) - before, chats(&other)),
+            (1, 0),
+            "no retry: {request}"
+        );
+        assert_eq!(avoided(&gateway, &one).await, json!([]), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_whether_another_server_has_the_model() {
+    for (servers, message) in [
+        (
+            1,
+            "the backend has failed with this model, and no other one has it",
+        ),
+        (
+            2,
+            "the backend is avoided for this model while another has it",
+        ),
+    ] {
+        let sims = [tiny().await, tiny().await];
+        load(&sims[0]).await;
+        let sims: Vec<_> = sims.iter().take(servers).collect();
+        let gateway = Gateway::start_up(&sims, &[]).await;
+        arm(sims[0], &FaultKind::LoadFailure);
+        gateway.post("/api/chat", &chat()).await;
+        let is_it = |line: &Value| line["message"] == message;
+        let line = gateway.logged(message, is_it).await;
+        assert_eq!(line["reason"], "failing", "{line}");
+    }
+}
+
+/// A chat whose prompt begins with this number, so that no part of it is in a prefix cache.
+fn long_prompt(number: u32) -> Value {
+    let content = format!("{number} {}", "word ".repeat(2000));
+    json!({"model": "tiny", "messages": [{"role": "user", "content": content}]})
+}
+
+#[tokio::test]
+async fn clients_that_leave_before_a_first_byte_is_due_move_nobody_to_another_server() {
+    let slow = async || {
+        let model = ModelSpec::new("tiny").with_slots(8);
+        sim_with(model.with_prompt_rate(1000.0)).await
+    };
+    let (one, other) = (slow().await, slow().await);
+    load(&one).await;
+    let keys = keys(&["ada", "bob"]);
+    let gateway = Gateway::start_up(&[&one, &other], &[("LLAMATOWER_API_KEYS", &keys)]).await;
+    let ask = |number: u32, name: &str| {
+        let request = gateway.post_request("/api/chat", &long_prompt(number));
+        request.bearer_auth(format!("{name}-secret"))
+    };
+    let begun = Instant::now();
+    assert_eq!(send(ask(0, "ada")).await.status, 200);
+    // The gateway knows it now.
+    let usual = begun.elapsed();
+    assert!(usual > Duration::from_secs(1), "{usual:?}");
+    for (number, name) in [(1, "ada"), (2, "bob"), (3, "ada"), (4, "bob")] {
+        let left = ask(number, name).timeout(Duration::from_millis(700)).send();
+        assert!(left.await.unwrap_err().is_timeout());
+        until_idle(&gateway).await;
+    }
+    assert_eq!(avoided(&gateway, &one).await, json!([]));
+    assert_eq!(chats(&other), 0, "the model is not in its memory");
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ where
                         return Poll::Ready(Err(error));
                     }
                 };
-                let token = token.and_then(|token| rule.head(token, answer.status()));
+                let token = token.and_then(|token| rule.head(token, &answer));
                 let (head, body) = answer.into_parts();
                 let body = BreakerBody::new(body, &head.headers, token, rule.clone());
                 Poll::Ready(Ok(Response::from_parts(head, body)))

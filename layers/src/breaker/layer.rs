@@ -12,7 +12,7 @@ use super::{Breaker, BreakerBody, BreakerFuture, Token};
 use crate::classify::classify;
 use crate::order;
 use crate::service::{Hook, accessors};
-use crate::{BoxError, Failure, Side};
+use crate::{BoxError, ErrorCause, Failure, Side};
 
 /// Reports the results of a backend's requests to its [`Breaker`]. See the [module](super).
 #[derive(Clone, Debug)]
@@ -36,8 +36,9 @@ impl FailureRule {
     }
 
     /// Settles the token by the response's head, or returns it if the body decides.
-    pub(super) fn head(&self, mut token: Token, status: StatusCode) -> Option<Token> {
-        if self.statuses.contains(&status) {
+    pub(super) fn head<B>(&self, mut token: Token, answer: &Response<B>) -> Option<Token> {
+        let is_listed = self.statuses.contains(&answer.status());
+        if is_listed && ErrorCause::of(answer.extensions()).is_none() {
             token.fail();
             return None;
         }

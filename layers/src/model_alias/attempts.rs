@@ -20,7 +20,7 @@ use super::{Candidate, ModelAliasBody};
 use crate::body::ReplayBody;
 use crate::frames::Framing;
 use crate::llm_request::BodyEdits;
-use crate::{BoxError, Dialect, Failure, Operation, Record, Replay};
+use crate::{BoxError, Dialect, ErrorCause, Failure, Operation, Record, Replay};
 
 /// The largest error response that is kept while other models are tried, in bytes.
 const MAX_KEPT_BYTES: usize = 64 << 10;
@@ -197,6 +197,9 @@ fn is_plain_json(headers: &http::HeaderMap) -> bool {
 /// Whether another model may answer what this one did not.
 fn reason<R>(answer: &Answer<R>, operation: Operation) -> Option<Reason> {
     let status = match answer {
+        Ok(answer) if ErrorCause::of(answer.extensions()) == Some(ErrorCause::Request) => {
+            return None;
+        }
         Ok(answer) => answer.status(),
         // An error of an unknown kind is final, as it is for retries.
         Err(error) => {

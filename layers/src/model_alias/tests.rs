@@ -17,7 +17,10 @@ use super::*;
 use crate::body::ReplayBody;
 use crate::endpoint::EndpointLayer;
 use crate::llm_request::LlmRequestLayer;
-use crate::{BoxError, EndpointTable, Fail, Failure, LlmRequest, ModelName, Outcome, Record, Side};
+use crate::{
+    BoxError, EndpointTable, ErrorCause, Fail, Failure, LlmRequest, ModelName, Outcome, Record,
+    Side,
+};
 
 const MODEL: HeaderName = HeaderName::from_static("x-model");
 
@@ -246,6 +249,8 @@ fn a_model_whose_servers_are_down_is_tried_last_whatever_the_choice() {
 enum Does {
     Status(u16),
     Fails(u16),
+    /// With status 500 for this cause.
+    Blames(ErrorCause),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -287,10 +292,17 @@ async fn asked(aliases: Aliases, script: &[Does], body: &'static str) -> (String
             assert_eq!(in_body, scanned);
             seen.lock().unwrap().push(in_body.clone());
             let next = script.lock().unwrap().pop_front().unwrap();
+            let (status, cause) = match next {
+                Does::Status(status) | Does::Fails(status) => (status, None),
+                Does::Blames(cause) => (500, Some(cause)),
+            };
             match next {
-                Does::Fails(status) => Err(BoxError::from(Failure::from(Broke(status)))),
-                Does::Status(status) => {
-                    let answer = Response::builder().status(status);
+                Does::Fails(_) => Err(BoxError::from(Failure::from(Broke(status)))),
+                Does::Status(_) | Does::Blames(_) => {
+                    let mut answer = Response::builder().status(status);
+                    if let Some(cause) = cause {
+                        answer = answer.extension(cause);
+                    }
                     let answer = answer.header("content-type", "application/json");
                     Ok(answer.body(Full::<Bytes>::from(format!("{{\"model\":\"{in_body}\"}}")))?)
                 }
@@ -386,7 +398,7 @@ fn abc() -> Aliases {
 
 #[tokio::test]
 async fn the_next_model_is_tried_if_one_is_missing_busy_or_failing() {
-    use Does::{Fails, Status};
+    use Does::{Blames, Fails, Status};
     for (script, expected, tried) in [
         (&[Status(200)][..], "200 a {\"model\":\"GPT\"}", 1),
         (&[Status(404), Status(200)], "200 b {\"model\":\"GPT\"}", 2),
@@ -402,6 +414,12 @@ async fn the_next_model_is_tried_if_one_is_missing_busy_or_failing() {
         ),
         (&[Status(400)], "400 a {\"model\":\"a\"}", 1),
         (&[Fails(403)], "403 failed with 403", 1),
+        (&[Blames(ErrorCause::Request)], "500 a {\"model\":\"a\"}", 1),
+        (
+            &[Blames(ErrorCause::Model), Status(200)],
+            "200 b {\"model\":\"GPT\"}",
+            2,
+        ),
     ] {
         let (answer, models) = asked(abc(), script, r#"{"model":"GPT"}"#).await;
         assert_eq!(answer, expected, "{script:?}");

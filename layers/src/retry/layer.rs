@@ -124,7 +124,7 @@ impl RetryLayer {
     /// The statuses of responses that are retried.
     ///
     /// Ollama responds with 503 before it starts to work on a request. A proxy's 502 or 504 may
-    /// come later.
+    /// come later. A response with an [`ErrorCause`](crate::ErrorCause) is not retried.
     pub fn with_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
         self.policy().statuses = statuses.into_iter().collect();
         self

@@ -19,7 +19,7 @@ use super::{Attempts, Decision, RetryEvent, RetryFuture, RetryOptions};
 use crate::classify::classify;
 use crate::service::accessors;
 use crate::shared::{Shared, record_wait};
-use crate::{BoxError, Failure, Replay, Retryable};
+use crate::{BoxError, ErrorCause, Failure, Replay, Retryable};
 
 /// The service of [`RetryLayer`](super::RetryLayer).
 #[derive(Clone, Debug)]
@@ -122,8 +122,9 @@ impl<S> RetryLoop<S> {
 
     /// Whether an attempt has succeeded, as nearly all do.
     pub(super) fn is_final<R, E>(&self, answer: &Result<Response<R>, E>) -> bool {
-        let has_failed = |answer: &Response<R>| self.policy.statuses.contains(&answer.status());
-        !answer.as_ref().map_or(true, has_failed)
+        !answer
+            .as_ref()
+            .map_or(true, |answer| self.is_listed(answer))
     }
 
     /// Returns this response, or that of a later attempt.
@@ -204,9 +205,14 @@ impl<S> RetryLoop<S> {
         })
     }
 
+    /// Whether a response has a status for a retry, and the server is its cause.
+    fn is_listed<R>(&self, answer: &Response<R>) -> bool {
+        self.policy.statuses.contains(&answer.status())
+            && ErrorCause::of(answer.extensions()).is_none()
+    }
+
     fn listed_status<R>(&self, answer: &Response<R>) -> Option<Cause> {
-        let is_listed = self.policy.statuses.contains(&answer.status());
-        is_listed.then(|| Cause {
+        self.is_listed(answer).then(|| Cause {
             reason: status_reason(answer.status()),
             retry_after: retry_after(answer),
             remedy: match self.policy.statuses_only_elsewhere {

@@ -15,7 +15,7 @@ use super::simple::ATTEMPTS;
 use super::world::{Arrival, Balancer, Io};
 use crate::clients::Client;
 use crate::ollama::fleet::estimates::{Estimates, Expected, real_cost};
-use crate::ollama::fleet::outlier::{Outcome, Outliers, Reason, Standing};
+use crate::ollama::fleet::outlier::{ClientLeft, Outcome, Outliers, Reason, Standing};
 use crate::ollama::fleet::policy::{
     Ask, Availability, FlightId, Grant, InMemory, Phases, Policy, Report, ServerId, ServerSpec,
     View,
@@ -85,6 +85,8 @@ struct Sent {
     loads: bool,
     is_trial: bool,
     at: Time,
+    /// The expected time until the first token.
+    expected: Duration,
     first_token: bool,
     tried: Vec<usize>,
 }
@@ -180,6 +182,7 @@ impl Gateway {
             loads: grant.loads,
             is_trial: grant.is_trial,
             at: io.now,
+            expected: grant.first_byte,
             first_token: false,
             tried,
         };
@@ -407,8 +410,13 @@ impl Balancer for Gateway {
                     self.orphans.insert(request, sent);
                     return;
                 }
-                let waited = Duration::from_secs_f64(io.now - sent.at);
-                self.record(request, sent.server, Outcome::ClientLeft(waited), io);
+                let client = io.workload[request].client;
+                let left = ClientLeft {
+                    client: Some(self.fleet.clients[client].clone()),
+                    waited: Duration::from_secs_f64(io.now - sent.at),
+                    expected: sent.expected,
+                };
+                self.record(request, sent.server, Outcome::ClientLeft(left), io);
                 self.end(request, &sent, None, io);
                 io.cancel(request, sent.server);
             }

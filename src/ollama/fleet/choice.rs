@@ -190,7 +190,8 @@ impl<S> Fleet<S> {
     {
         let slot = permit.slot();
         let member = slot.member();
-        let service = Observed::new(member, slot.flight().cloned(), &self.queue);
+        let (flight, client) = (slot.flight().cloned(), permit.key().as_ref());
+        let service = Observed::new(member, flight, &self.queue, client);
         if let Some(token) = slot.take_token() {
             Breaker::put_token(&mut request.extensions, token);
         }

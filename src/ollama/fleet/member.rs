@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use llamatower_layers::ModelName;
 use llamatower_layers::breaker::{Breaker, Token};
 use llamatower_layers::queue::Line;
 use tokio::time::Instant;
@@ -163,6 +164,12 @@ impl<S> Member<S> {
             .change(|policy| policy.set_residents(self.id, rows.as_deref(), asked, now));
     }
 
+    /// Whether another backend has the model.
+    pub(super) fn is_held_elsewhere(&self, model: &ModelName) -> bool {
+        self.router
+            .change(|policy| policy.is_held_elsewhere(model, self.id))
+    }
+
     /// Tells the policy that the backend is down.
     pub(super) fn note_down(&self) {
         self.router
@@ -255,7 +262,6 @@ pub(super) mod tests {
     use super::super::policy::ServerSpec;
     use super::*;
     use crate::ollama::upstream::Access;
-    use llamatower_layers::ModelName;
 
     /// A member without a service; its slots are those that are configured.
     pub(in super::super) fn member(

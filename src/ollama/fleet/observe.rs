@@ -9,7 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, Request, Response, StatusCode};
 use llamatower_layers::clocks::FirstByteTimeout;
 use llamatower_layers::queue::Queue;
-use llamatower_layers::{BoxError, Failure, ModelName, Side};
+use llamatower_layers::{BoxError, ErrorCause, Failure, ModelName, Side};
 use pin_project_lite::pin_project;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -19,7 +19,8 @@ use tracing::Instrument;
 use super::Dispatcher;
 use super::flight::Flight;
 use super::member::Member;
-use super::outlier::{Change, Outcome, Reason};
+use super::outlier::{Change, ClientLeft, Outcome, Reason};
+use crate::client::Client;
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 use crate::reuse::{CallFuture, Reuse};
 
@@ -43,6 +44,7 @@ struct Place<S> {
     member: Arc<Member<S>>,
     flight: Flight,
     queue: Queue<Dispatcher<S>>,
+    client: Option<Client>,
 }
 
 impl<S> Clone for Place<S> {
@@ -51,21 +53,24 @@ impl<S> Clone for Place<S> {
             member: self.member.clone(),
             flight: self.flight.clone(),
             queue: self.queue.clone(),
+            client: self.client.clone(),
         }
     }
 }
 
 impl<S: Clone> Observed<S> {
-    /// The service of `member`, for a request that runs a model if it has a `flight`.
+    /// The service of `member`, for a request of `client` that runs a model if it has a `flight`.
     pub(super) fn new(
         member: &Arc<Member<S>>,
         flight: Option<Flight>,
         queue: &Queue<Dispatcher<S>>,
+        client: Option<&Client>,
     ) -> Self {
         let place = flight.map(|flight| Place {
             member: member.clone(),
             flight,
             queue: queue.clone(),
+            client: client.cloned(),
         });
         Self {
             inner: member.service.clone(),
@@ -205,6 +210,7 @@ impl<S> Awaited<S> {
         self.is_over = true;
         let now = Instant::now();
         let outcome = match answer {
+            Ok(answer) if ErrorCause::of(answer.extensions()).is_some() => None,
             Ok(answer) => of_response(answer.status(), answer.headers()),
             Err(error) => of_error(error),
         };
@@ -212,6 +218,7 @@ impl<S> Awaited<S> {
             member,
             flight,
             queue,
+            ..
         } = &self.place;
         if outcome == Some(Outcome::Good) {
             let (has_changed, waiting) = flight.first_byte(now);
@@ -235,9 +242,13 @@ impl<S> Drop for Awaited<S> {
     fn drop(&mut self) {
         if !self.is_over {
             let now = Instant::now();
-            let left = Outcome::ClientLeft(now - self.sent);
             let Place { member, flight, .. } = &self.place;
-            member.record_outcome(flight.model(), left, now);
+            let left = ClientLeft {
+                client: self.place.client.clone(),
+                waited: now - self.sent,
+                expected: flight.grant().first_byte,
+            };
+            member.record_outcome(flight.model(), Outcome::ClientLeft(left), now);
         }
     }
 }
@@ -248,9 +259,13 @@ impl<S> Member<S> {
         let backend = self.backend.name();
         match self.outliers.record(model, outcome, now) {
             Change::None => {}
-            Change::Avoided(reason) => tracing::warn!(
+            Change::Avoided(reason) if self.is_held_elsewhere(model) => tracing::warn!(
                 %backend, %model, reason = reason.name(),
                 "the backend is avoided for this model while another has it"
+            ),
+            Change::Avoided(reason) => tracing::warn!(
+                %backend, %model, reason = reason.name(),
+                "the backend has failed with this model, and no other one has it"
             ),
             Change::Normal => tracing::info!(
                 %backend, %model,

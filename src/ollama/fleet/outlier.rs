@@ -22,17 +22,27 @@ use llamatower_layers::ModelName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::client::Client;
+
 /// How long a backend is avoided after the first bad result; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest time that a backend is avoided without a trial.
+/// The longest time that a backend is avoided without a trial, if it does not ask for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest time for which a backend's `Retry-After` is respected. A longer one may be a mistake,
+/// and would keep a backend out of use that works again.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// A client that leaves earlier than this says nothing about the backend: editors cancel their
 /// requests with each key stroke.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
+/// A client that leaves twice in a row counts twice only if it has waited this many times as long the
+/// second time: editors cancel several requests in a row.
+const SAME_CLIENT_PATIENCE: u32 = 3;
+/// It counts again too if it left this much later.
+const SAME_CLIENT_LATER: Duration = Duration::from_secs(30);
 /// The most models with a record. Clients choose the names, so there must be a limit; beyond it the
 /// record whose trial is due first is forgotten.
 const MOST_RECORDS: usize = 256;
-/// So many clients in a row that leave without a byte count as silence.
+/// So many clients in a row that wait and leave without a byte count as silence.
 const CLIENTS_LEFT: u32 = 2;
 
 /// Why a backend is avoided for a model.
@@ -57,8 +67,27 @@ impl Reason {
     }
 }
 
+/// A client that has left before the first byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientLeft {
+    /// Who it is, if that is known.
+    pub(crate) client: Option<Client>,
+    /// The time since the request was sent.
+    pub(crate) waited: Duration,
+    /// The expected time until the first byte; zero if nothing is known.
+    pub(crate) expected: Duration,
+}
+
+impl ClientLeft {
+    /// How long a client must have waited for its leaving to count: half as long again as is expected.
+    fn patience(&self) -> Duration {
+        let late = self.expected.saturating_add(self.expected / 2);
+        late.max(SHORTEST_PATIENCE)
+    }
+}
+
 /// The result of a request, as far as it says something about its backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A response that shows that the backend runs the model.
     Good,
@@ -67,8 +96,8 @@ pub(crate) enum Outcome {
     GoodTrial,
     /// A bad response, or none; with the backend's `Retry-After`.
     Bad(Reason, Option<Duration>),
-    /// The client left after this time, before the first byte.
-    ClientLeft(Duration),
+    /// The client left before the first byte.
+    ClientLeft(ClientLeft),
 }
 
 /// What the choice of a backend needs to know.
@@ -121,6 +150,8 @@ struct Record {
     reason: Option<Reason>,
     failures: u32,
     clients_left: u32,
+    /// The last client that has left, and when; `None` after a trial.
+    last_left: Option<(Option<Client>, Instant)>,
     trial_at: Instant,
     /// A request is under way as a trial.
     is_tried: bool,
@@ -132,6 +163,7 @@ impl Record {
             reason: None,
             failures: 0,
             clients_left: 0,
+            last_left: None,
             trial_at: now,
             is_tried: false,
         }
@@ -140,12 +172,26 @@ impl Record {
     fn fail(&mut self, reason: Reason, retry_after: Option<Duration>, now: Instant) {
         self.reason = Some(reason);
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(5));
-        let pause = pause
-            .max(retry_after.unwrap_or_default())
-            .min(LONGEST_PAUSE);
+        let retry_after = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        let pause = pause.min(LONGEST_PAUSE).max(retry_after);
         self.failures = self.failures.saturating_add(1);
         self.trial_at = now + pause;
         self.is_tried = false;
+    }
+
+    /// Counts a client that has left after its patience, if it says more than the last one did.
+    fn client_left(&mut self, left: &ClientLeft, now: Instant) {
+        let counts = match &self.last_left {
+            Some((client, at)) if *client == left.client => {
+                left.waited >= left.patience().saturating_mul(SAME_CLIENT_PATIENCE)
+                    || now.saturating_duration_since(*at) >= SAME_CLIENT_LATER
+            }
+            _ => true,
+        };
+        if counts {
+            self.clients_left += 1;
+            self.last_left = Some((left.client.clone(), now));
+        }
     }
 
     fn standing(&self, now: Instant) -> Standing {
@@ -211,6 +257,7 @@ impl Outliers {
             Outcome::GoodTrial => match records.get_mut(model) {
                 Some(record) => {
                     record.clients_left = CLIENTS_LEFT - 1;
+                    record.last_left = None;
                     match record.reason.take() {
                         Some(_) => Change::Normal,
                         None => Change::None,
@@ -224,12 +271,13 @@ impl Outliers {
                 record.fail(reason, retry_after, now);
                 changed(before, reason)
             }
-            Outcome::ClientLeft(after) if after < SHORTEST_PATIENCE => Change::None,
-            Outcome::ClientLeft(_) => {
+            Outcome::ClientLeft(left) if left.waited < left.patience() => Change::None,
+            Outcome::ClientLeft(left) => {
                 let record = entry(&mut records, model, now);
-                record.clients_left += 1;
+                let before = record.clients_left;
+                record.client_left(&left, now);
                 record.is_tried = false;
-                if record.clients_left < CLIENTS_LEFT {
+                if record.clients_left < CLIENTS_LEFT || record.clients_left == before {
                     Change::None
                 } else {
                     let before = record.reason;
@@ -365,9 +413,12 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 10, 10, 10, 10]);
         outliers.record(&small, Outcome::Good, Instant::now());
-        let later = Some(Duration::from_secs(7));
-        outliers.record(&small, Outcome::Bad(Reason::Busy, later), Instant::now());
-        assert_eq!(outliers.avoided(Instant::now())[0].trial_in.as_secs(), 7);
+        for (retry_after, pause) in [(7, 7), (45, 45), (3600, 60), (1, 8)] {
+            let later = Some(Duration::from_secs(retry_after));
+            outliers.record(&small, Outcome::Bad(Reason::Busy, later), Instant::now());
+            let avoided = outliers.avoided(Instant::now());
+            assert_eq!(avoided[0].trial_in.as_secs(), pause, "{retry_after}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -399,16 +450,63 @@ mod tests {
         );
     }
 
+    /// A client that left after so many milliseconds, where the first byte was expected after others.
+    fn left(client: &str, waited: u64, expected: u64) -> Outcome {
+        Outcome::ClientLeft(ClientLeft {
+            client: Some(Client::Key(client.into())),
+            waited: Duration::from_millis(waited),
+            expected: Duration::from_millis(expected),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_before_a_first_byte_is_due_says_nothing() {
+        let (outliers, small) = (Outliers::default(), model("small"));
+        let record = |outcome| outliers.record(&small, outcome, Instant::now());
+        for client in ["ada", "bob", "eve"] {
+            assert_eq!(record(left(client, 800, 3000)), Change::None);
+            assert_eq!(record(left(client, 4400, 3000)), Change::None);
+            assert_eq!(record(left(client, 499, 0)), Change::None);
+        }
+        assert_eq!(outliers.standing(&small, Instant::now()), Standing::Normal);
+        assert_eq!(record(left("ada", 4600, 3000)), Change::None);
+        let change = record(left("bob", 4600, 3000));
+        assert_eq!(change, Change::Avoided(Reason::Silent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_client_counts_again_if_it_waits_long_or_leaves_much_later() {
+        let small = model("small");
+        let after = async |pause: Duration, again: Outcome| {
+            let outliers = Outliers::default();
+            let record = |outcome| outliers.record(&small, outcome, Instant::now());
+            for _ in 0..5 {
+                assert_eq!(record(left("ada", 800, 200)), Change::None);
+            }
+            advance(pause).await;
+            record(again)
+        };
+        let silent = Change::Avoided(Reason::Silent);
+        let soon = Duration::from_secs(2);
+        assert_eq!(after(soon, left("ada", 1400, 200)).await, Change::None);
+        assert_eq!(after(soon, left("ada", 1500, 200)).await, silent);
+        assert_eq!(after(soon, left("bob", 800, 200)).await, silent);
+        assert_eq!(
+            after(SAME_CLIENT_LATER, left("ada", 800, 200)).await,
+            silent
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn clients_that_wait_and_leave_in_a_row_count_as_silence() {
         let (outliers, small) = (Outliers::default(), model("small"));
-        let patient = Outcome::ClientLeft(Duration::from_secs(1));
-        let hasty = Outcome::ClientLeft(Duration::from_millis(100));
-        for _ in 0..10 {
+        let (patient, other) = (|| left("ada", 1000, 0), || left("bob", 1000, 0));
+        for client in ["ada", "bob"].repeat(5) {
+            let hasty = left(client, 100, 0);
             assert_eq!(outliers.record(&small, hasty, Instant::now()), Change::None);
         }
         assert_eq!(
-            outliers.record(&small, patient, Instant::now()),
+            outliers.record(&small, patient(), Instant::now()),
             Change::None
         );
         assert_eq!(
@@ -416,10 +514,10 @@ mod tests {
             Change::None
         );
         assert_eq!(
-            outliers.record(&small, patient, Instant::now()),
+            outliers.record(&small, patient(), Instant::now()),
             Change::None
         );
-        let change = outliers.record(&small, patient, Instant::now());
+        let change = outliers.record(&small, other(), Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Silent));
         outliers.silence().await;
         let (next, pause) = outliers.next_silent(Instant::now()).unwrap();
@@ -432,7 +530,7 @@ mod tests {
             Change::Normal
         );
         assert_eq!(outliers.standing(&small, Instant::now()), Standing::Normal);
-        let change = outliers.record(&small, patient, Instant::now());
+        let change = outliers.record(&small, other(), Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Silent), "one is enough now");
         assert_eq!(
             outliers.next_silent(Instant::now()).unwrap().1,

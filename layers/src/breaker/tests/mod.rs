@@ -17,7 +17,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_test::mock::{self, Handle, Mock, Spawn};
 
 use super::*;
-use crate::{BoxError, Fail, Failure, Side};
+use crate::{BoxError, ErrorCause, Fail, Failure, Side};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -50,6 +50,7 @@ fn broke(side: Side) -> BoxError {
 enum Backend {
     Fails(Side),
     Answers(u16),
+    Blames(ErrorCause),
     BreaksOff,
 }
 
@@ -64,13 +65,18 @@ async fn answer(backend: Backend) -> Result<Response<Frames>, BoxError> {
     let status = match backend {
         Backend::Fails(side) => return Err(broke(side)),
         Backend::Answers(status) => status,
+        Backend::Blames(_) => 502,
         Backend::BreaksOff => {
             frames.push(Err(broke(Side::Upstream)));
             200
         }
     };
     let body = StreamBody::new(futures_util::stream::iter(frames));
-    Ok(Response::builder().status(status).body(body)?)
+    let mut answer = Response::builder().status(status).body(body)?;
+    if let Backend::Blames(cause) = backend {
+        answer.extensions_mut().insert(cause);
+    }
+    Ok(answer)
 }
 
 async fn send(
@@ -113,6 +119,7 @@ async fn only_the_backends_errors_are_failures() {
         (Backend::Answers(404), State::Closed),
         (Backend::Answers(500), State::Closed),
         (Backend::Answers(503), State::Closed),
+        (Backend::Blames(ErrorCause::Request), State::Closed),
     ] {
         let breaker = Breaker::new(one_failure());
         ask(&breaker, backend).await;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
-use crate::{BoxError, EndpointTable, Fail, Failure, Replay, Retryable, Side};
+use crate::{BoxError, EndpointTable, ErrorCause, Fail, Failure, Replay, Retryable, Side};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Whole(&'static str);
@@ -387,6 +387,33 @@ async fn a_busy_response_is_final_without_another_backend() {
     );
     // An error is different: the backend may be available again soon.
     assert_eq!(outcome(&layer(), &[REFUSED, Ok(200)], chat()).await.1, 2);
+}
+
+#[tokio::test]
+async fn an_error_that_the_backend_did_not_cause_is_final() {
+    for (cause, attempts) in [
+        (None, 3),
+        (Some(ErrorCause::Request), 1),
+        (Some(ErrorCause::Model), 1),
+    ] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let counted = sent.clone();
+        let service = service_fn(move |request: Request<Whole>| {
+            let number = counted.fetch_add(1, Ordering::Relaxed);
+            let attempts = Attempts::of(request.extensions()).expect("it is there");
+            attempts.record_backend(format!("gpu-{number}").into());
+            let mut answer = Response::new(Said::default());
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            if let Some(cause) = cause {
+                answer.extensions_mut().insert(cause);
+            }
+            std::future::ready(Ok::<_, BoxError>(answer))
+        });
+        let layer = RetryLayer::new(RetryBudget::default());
+        let answer = layer.layer(service).oneshot(chat()).await;
+        assert_eq!(answer.expect("no error").status(), 503);
+        assert_eq!(sent.load(Ordering::Relaxed), attempts, "{cause:?}");
+    }
 }
 
 /// A body that records how often it was polled.

@@ -1,6 +1,7 @@
 //! The choice of a server for one request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
@@ -144,6 +145,8 @@ pub(crate) struct Grant {
     pub(crate) may_load: bool,
     /// What the server costs.
     pub(crate) terms: Terms,
+    /// The expected time until the first byte of the response; zero while nothing is known.
+    pub(crate) first_byte: Duration,
     /// Its entry among the last choices.
     pub(crate) decision: DecisionId,
     /// The `num_ctx` to send.
@@ -172,6 +175,8 @@ struct Open {
     load: f64,
     /// Its usual seconds of a request.
     service: f64,
+    /// The seconds of work before the first byte.
+    before_first_byte: f64,
     /// Its requests in flight with this one and those of others, for its weight: it decides among
     /// equal costs, which is all that is known before the first response.
     crowd: f64,
@@ -309,6 +314,7 @@ impl Policy {
                     total,
                     load: judged.terms.load,
                     service: judged.service,
+                    before_first_byte: judged.before_first_byte,
                     crowd,
                     server: lane.server,
                     view,
@@ -369,6 +375,7 @@ impl Policy {
 
     fn take(&mut self, ask: &Ask<'_>, open: Open, untried: usize) -> Grant {
         let (may_load, num_ctx) = self.expect_of(ask, open.server);
+        let first_byte = self.first_byte_of(ask, open, may_load);
         let mut flight = Flight {
             server: open.server,
             sent: ask.now,
@@ -405,9 +412,21 @@ impl Policy {
             loads: open.loads,
             may_load: open.loads || may_load,
             terms: open.terms,
+            first_byte,
             decision,
             num_ctx: flight.num_ctx,
         }
+    }
+
+    /// The expected time until the first byte of the response.
+    fn first_byte_of(&self, ask: &Ask<'_>, open: Open, may_load: bool) -> Duration {
+        let mut seconds = open.terms.load + open.terms.wait + open.before_first_byte;
+        let lane = self.models.get(ask.model);
+        let lane = lane.and_then(|model| model.lane(open.server));
+        if let (true, false, Some(lane)) = (may_load, open.loads, lane) {
+            seconds += lane.load_seconds();
+        }
+        Duration::try_from_secs_f64(seconds).unwrap_or_default()
     }
 
     /// Whether the server may have to load a model first although it seems to have this one in
@@ -453,7 +472,7 @@ impl Policy {
         let Some((victim, id, load, _)) = best else {
             return;
         };
-        let until = ask.now + std::time::Duration::from_secs_f64(LONGEST_REST * load);
+        let until = ask.now + Duration::from_secs_f64(LONGEST_REST * load);
         if let Some(lane) = super::lane(&mut self.models, &victim, id) {
             lane.resting_until = Some(until);
         }

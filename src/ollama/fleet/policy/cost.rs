@@ -68,6 +68,9 @@ pub(super) struct Judgement {
     pub(super) pace: f64,
     /// The usual seconds of a request of this model there.
     pub(super) service: f64,
+    /// The part of the work that is done before the first byte of the response, without the savings
+    /// by the prefix cache.
+    pub(super) before_first_byte: f64,
 }
 
 impl Policy {
@@ -81,20 +84,23 @@ impl Policy {
     ) -> Judgement {
         let service = service_seconds(model, lane, server);
         let at_once = lane.slots.at_once(ask.now);
-        let (work, affinity) = work(model, lane, server, ask);
+        let (prompt, output, affinity) = work(model, lane, server, ask);
         let beside = lane.in_flight.saturating_add(server.outside.others);
         let contention = CONTENTION * f64::from(beside.min(at_once)) / f64::from(at_once);
+        // A response that is no stream begins at its end.
+        let first = if ask.streams { prompt } else { prompt + output };
         let mut judgement = Judgement {
             terms: Terms {
                 load: 0.0,
                 wait: 0.0,
-                work: work * (1.0 + contention),
+                work: (prompt + output) * (1.0 + contention),
                 affinity,
             },
             is_open: false,
             loads: false,
             pace: f64::from(at_once) / service,
             service,
+            before_first_byte: first * (1.0 + contention),
         };
         match lane.residency {
             Residency::Loading(since) => {
@@ -274,8 +280,8 @@ pub(super) fn service_seconds(model: &Model, lane: &Lane, server: &Server) -> f6
     own.or_else(usual).unwrap_or(0.0)
 }
 
-/// The seconds of prompt and response, and what the prefix cache saves.
-fn work(model: &Model, lane: &Lane, server: &Server, ask: &Ask<'_>) -> (f64, f64) {
+/// The seconds of the prompt, those of the response, and what the prefix cache saves.
+fn work(model: &Model, lane: &Lane, server: &Server, ask: &Ask<'_>) -> (f64, f64, f64) {
     let weight = server.spec.weight;
     let usual = |of: super::average::Average| of.get().map(|rate| rate * weight);
     let prefill = lane.rates.prefill.get().or_else(|| usual(model.prefill));
@@ -283,5 +289,5 @@ fn work(model: &Model, lane: &Lane, server: &Server, ask: &Ask<'_>) -> (f64, f64
     let prompt = prefill.map_or(0.0, |rate| ask.prompt_tokens / rate);
     let tokens = ask.output_tokens.or(model.output.get()).unwrap_or(0.0);
     let output = decode.map_or(0.0, |rate| tokens / rate);
-    (prompt + output, -prompt * ask.cached_part(lane))
+    (prompt, output, -prompt * ask.cached_part(lane))
 }

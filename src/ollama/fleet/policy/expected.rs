@@ -176,6 +176,27 @@ mod tests {
             of_warm.work > Some(4.0) && of_cold.work.is_none(),
             "{of_warm:?}"
         );
+        // The first byte comes after the prompt, or at the end if the response is no stream.
+        let first_byte = |policy: &mut Policy, ask: Ask<'_>| {
+            let grant = policy.choose(&ask, view(Availability::Healthy)).unwrap();
+            policy.end(ask.model, grant.flight, None, ended);
+            grant.first_byte.as_secs_f64()
+        };
+        let stream = first_byte(&mut policy, ask(&warm, 1, ended));
+        assert!((stream - 1.0).abs() < 0.01, "{stream}");
+        let whole = Ask {
+            streams: false,
+            output_tokens: Some(10.0),
+            ..ask(&warm, 1, ended)
+        };
+        let whole = first_byte(&mut policy, whole);
+        assert!((whole - 5.0).abs() < 0.01, "{whole}");
+        let with_load = first_byte(&mut policy, ask(&cold, 1, ended));
+        assert!(with_load > 0.4, "{with_load}");
+        let expected = |model: &ModelName, waiting| {
+            let ask = ask(model, waiting, ended);
+            policy.expected(&ask, view(Availability::Healthy))
+        };
         let behind_three = expected(&warm, 4).unwrap();
         assert!(
             behind_three.delay > of_warm.delay + 10.0,

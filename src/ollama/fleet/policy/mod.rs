@@ -216,6 +216,12 @@ impl Policy {
         self.models.get(model).map_or(0, |model| model.waiting)
     }
 
+    /// Whether another server than this one has the model.
+    pub(crate) fn is_held_elsewhere(&self, model: &ModelName, id: ServerId) -> bool {
+        let lanes = self.models.get(model).map(|model| &model.lanes);
+        lanes.is_some_and(|lanes| lanes.iter().any(|lane| lane.server != id))
+    }
+
     /// Records the first byte of a good response. Returns whether the server has to be asked what
     /// is in its memory: the request has loaded the model, or the size of its context is not known
     /// any more; and the slots, if they were learned.

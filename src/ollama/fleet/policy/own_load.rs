@@ -1,5 +1,7 @@
 //! Loads by the gateway itself, of models that a server is to have in memory.
 
+use std::time::Duration;
+
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
@@ -88,6 +90,7 @@ impl Policy {
             loads: true,
             may_load: true,
             terms: Terms::default(),
+            first_byte: Duration::ZERO,
             decision: DecisionId::default(),
             num_ctx: None,
         })
