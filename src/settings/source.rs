@@ -111,6 +111,9 @@ impl Texts {
         if !has_load {
             gathered.raise_load_timeout();
         }
+        if !gathered.is_given("queue.max_predicted_wait") {
+            gathered.lower_predicted_wait();
+        }
         gathered.take_state_directory(settings, environment);
         gathered
     }
@@ -148,6 +151,19 @@ impl Texts {
         };
         if is_longer {
             (load.value, load.source) = (first_byte.value, first_byte.source);
+        }
+    }
+
+    /// Without a limit of its own the predicted wait is not limited to more than the wait itself.
+    fn lower_predicted_wait(&mut self) {
+        let max_wait = self.get("queue.max_wait").cloned();
+        let predicted = self.texts.get_mut("queue.max_predicted_wait");
+        let Some((max_wait, predicted)) = max_wait.zip(predicted) else {
+            return;
+        };
+        let time = |text: &str| parse::duration(text).ok();
+        if time(&max_wait.value).is_some_and(|max| time(&predicted.value) > Some(max)) {
+            (predicted.value, predicted.source) = (max_wait.value, max_wait.source);
         }
     }
 

@@ -552,6 +552,30 @@ fn a_load_gets_at_least_the_time_of_other_requests_unless_it_is_set() {
 }
 
 #[test]
+fn the_predicted_wait_is_limited_to_the_longest_wait_unless_it_is_set() {
+    let (wait, own) = (
+        "LLAMATOWER_QUEUE_MAX_WAIT",
+        "LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT",
+    );
+    for (environment, seconds, source) in [
+        (&[][..], Some(300), "default"),
+        (&[(wait, "10s")], Some(10), wait),
+        (&[(wait, "10m")], Some(300), "default"),
+        (&[(wait, "off")], Some(300), "default"),
+        (&[(wait, "10s"), (own, "20s")], Some(20), own),
+        (&[(wait, "10s"), (own, "off")], None, own),
+    ] {
+        let loaded = load(environment).expect("valid");
+        let limit = loaded.settings.queue.max_predicted_wait;
+        let mut rows = loaded.effective.iter();
+        let row = rows.find(|row| row.setting.key == "queue.max_predicted_wait");
+        let row = row.expect("every setting is reported");
+        let limit = limit.map(|time| time.as_secs());
+        assert_eq!((limit, &*row.source), (seconds, source), "{environment:?}");
+    }
+}
+
+#[test]
 fn by_default_a_stream_may_pause_for_minutes_and_management_without_limit() {
     let timeouts = load(&[]).expect("valid").settings.timeouts;
     assert_eq!(timeouts.idle, Some(Duration::from_secs(900)));
