@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
+use super::files::absolute;
 use super::secret::Secret;
 use super::values::{
     ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, ServerName, SizeOrShare,
@@ -403,7 +405,13 @@ pub(super) fn tokens(text: &str) -> Parsed<Vec<(ServerName, Authorization)>> {
 
 /// The certificate authorities in a file.
 pub(super) fn authorities(path: &str) -> Parsed<Authorities> {
-    let pem = std::fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let cannot = |error| {
+        format!(
+            "the file{} cannot be read: {error}",
+            absolute(Path::new(path))
+        )
+    };
+    let pem = std::fs::read(path).map_err(cannot)?;
     Authorities::from_pem(&pem).map_err(|error| format!("the file {error}"))
 }
 

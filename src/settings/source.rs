@@ -10,7 +10,7 @@ use super::aliases;
 use super::declared_models::DeclaredModels;
 use super::environment::Environment;
 use super::error::Problem;
-use super::files::FilesRead;
+use super::files::{FilesRead, absolute};
 use super::keys_file;
 use super::nearest::nearest;
 use super::parse;
@@ -258,7 +258,7 @@ impl Texts {
 /// The content of a TOML file, or why there is none.
 pub(super) fn read_table(file: &Path, files: &mut FilesRead) -> Result<Table, String> {
     let text = files.read(file);
-    let text = text.map_err(|error| format!("it cannot be read: {error}"))?;
+    let text = text.map_err(|error| format!("it{} cannot be read: {error}", absolute(file)))?;
     let table: Result<Table, _> = text.parse();
     table.map_err(|error| {
         let error = without_quotations(&error.to_string());
@@ -435,8 +435,11 @@ fn secret_file(
     files: &mut FilesRead,
 ) -> Result<Text, Problem> {
     let value = files.read(Path::new(path));
-    let value = value
-        .map_err(|error| Problem::new(name, format!("the file {path} cannot be read: {error}")))?;
+    let value = value.map_err(|error| {
+        let absolute = absolute(Path::new(path));
+        let reason = format!("the file {path}{absolute} cannot be read: {error}");
+        Problem::new(name, reason)
+    })?;
     let value = match setting.form.is_list() {
         true => without_comments(&value),
         false => value,

@@ -404,6 +404,24 @@ fn read<T>(variable: &str, text: &str, value: impl Fn(&Settings) -> T) -> Option
 }
 
 #[test]
+fn an_error_about_a_relative_path_names_where_it_leads() {
+    let here = std::env::current_dir().expect("there is one");
+    let expected = here.join("no/such.file").display().to_string();
+    for variable in [
+        "LLAMATOWER_KEYS_FILE",
+        "LLAMATOWER_API_KEYS_FILE",
+        "LLAMATOWER_BACKEND_CA_FILE",
+        "LLAMATOWER_TLS_CERT",
+    ] {
+        let key = ("LLAMATOWER_TLS_KEY", "no/such.file");
+        let settings = [(variable, "no/such.file"), key];
+        let settings = &settings[..1 + usize::from(variable == "LLAMATOWER_TLS_CERT")];
+        let error = load(settings).expect_err("there is no such file");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+}
+
+#[test]
 fn durations_are_seconds_or_have_units() {
     let read = |text| {
         read("LLAMATOWER_CONNECT_TIMEOUT", text, |settings| {
