@@ -113,6 +113,16 @@ pub(super) fn count<T: FromStr>(text: &str) -> Parsed<T> {
     parsed.map_err(|_| "it is not a whole number above 0".to_owned())
 }
 
+/// More threads than any machine has processors cost memory and seconds at the start.
+const MAX_THREADS: usize = 1024;
+
+pub(super) fn threads(text: &str) -> Parsed<NonZeroUsize> {
+    match count::<NonZeroUsize>(text)? {
+        threads if threads.get() > MAX_THREADS => Err(format!("it is above {MAX_THREADS}")),
+        threads => Ok(threads),
+    }
+}
+
 pub(super) fn number(text: &str) -> Parsed<f64> {
     let parsed = text.parse().ok();
     let is_valid = parsed.filter(|number: &f64| number.is_finite() && *number >= 0.0);

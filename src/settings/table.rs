@@ -378,8 +378,8 @@ settings! {
     }
     /// Threads.
     runtime: Runtime {
-        worker_threads: Option<NonZeroUsize> = unless("auto", some(count)), "LLAMATOWER_WORKER_THREADS" CountOrAuto "auto"
-            "The number of threads that serve requests; `auto` for the number of CPUs. Set it to 1 if the machine also runs models on its CPU."
+        worker_threads: Option<NonZeroUsize> = unless("auto", some(threads)), "LLAMATOWER_WORKER_THREADS" CountOrAuto "auto"
+            "The number of threads that serve requests, at most 1024; `auto` for the number of CPUs. Set it to 1 if the machine also runs models on its CPU."
     }
     /// How settings are read.
     config: Config {

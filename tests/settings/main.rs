@@ -15,6 +15,7 @@ mod tls;
 mod unknown;
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -401,6 +402,20 @@ fn a_file_of_authorities_that_cannot_be_used_is_named_with_its_setting() {
 fn read<T>(variable: &str, text: &str, value: impl Fn(&Settings) -> T) -> Option<T> {
     let loaded = load(&[(variable, text)]);
     loaded.ok().map(|loaded| value(&loaded.settings))
+}
+
+#[test]
+fn there_are_at_most_1024_threads() {
+    let threads = |text| {
+        read("LLAMATOWER_WORKER_THREADS", text, |settings| {
+            settings.runtime.worker_threads
+        })
+    };
+    assert_eq!(threads("1024"), Some(NonZeroUsize::new(1024)));
+    assert_eq!(threads("auto"), Some(None));
+    for text in ["0", "1025", "100000"] {
+        assert_eq!(threads(text), None, "{text}");
+    }
 }
 
 #[test]
