@@ -99,6 +99,40 @@ async fn check_lists_the_names_of_keys_and_of_servers_with_tokens() {
 }
 
 #[tokio::test]
+async fn the_address_of_the_other_listener_is_told_and_a_scheme_is_not_needed() {
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
+    let clients = gateway.url("");
+    let admin = gateway.admin_url();
+    for (arguments, setting) in [
+        (
+            &["usage", "--admin-url", &clients][..],
+            "LLAMATOWER_ADMIN_LISTEN",
+        ),
+        (
+            &["models", "list", "--admin-url", &clients],
+            "LLAMATOWER_ADMIN_LISTEN",
+        ),
+        (
+            &["check", "--diff", "--admin-url", &clients],
+            "LLAMATOWER_ADMIN_LISTEN",
+        ),
+        (
+            &["models", "pull", "new", "--url", &admin],
+            "LLAMATOWER_LISTEN",
+        ),
+    ] {
+        let exited = run(arguments, &[]).await;
+        assert_eq!(exited.code, Some(1), "{arguments:?}");
+        let expected = format!("give that of {setting} with --");
+        assert!(exited.stderr.contains(&expected), "{}", exited.stderr);
+    }
+    let address = admin.trim_start_matches("http://");
+    let exited = run(&["usage", "--admin-url", address], &[]).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
+}
+
+#[tokio::test]
 async fn check_prints_warnings_after_the_table() {
     let mut command = tokio::process::Command::new("sh");
     let program = env!("CARGO_BIN_EXE_llamatower");
