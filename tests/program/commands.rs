@@ -99,6 +99,15 @@ async fn check_lists_the_names_of_keys_and_of_servers_with_tokens() {
 }
 
 #[tokio::test]
+async fn the_demo_shows_its_commands_only_if_it_can_listen() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let exited = run(&["demo"], &[("LLAMATOWER_LISTEN", &address)]).await;
+    assert!(exited.stderr.contains("cannot listen"), "{}", exited.stderr);
+    assert!(!exited.stdout.contains("curl"), "{}", exited.stdout);
+}
+
+#[tokio::test]
 async fn the_address_of_the_other_listener_is_told_and_a_scheme_is_not_needed() {
     let sim = tiny().await;
     let gateway = Gateway::start_up(&[&sim], &[]).await;
