@@ -352,6 +352,10 @@ fn keygen(arguments: &KeygenArguments) -> Exit {
 fn managed(work: impl Future<Output = Result<(), ManageError>>) -> Exit {
     match block_on_current_thread(work) {
         Ok(Ok(())) => Exit::Done,
+        // The reader of the output has left, like `head`; nobody would read the error.
+        Ok(Err(ManageError::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Exit::Failed
+        }
         Ok(Err(error)) => {
             let exit = error.exit();
             print_error(error, exit)

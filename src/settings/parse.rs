@@ -349,6 +349,9 @@ pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
     without_user(text)?;
     let mut found: Vec<(Address, &str)> = Vec::new();
     for item in items(text) {
+        if item.contains(char::is_whitespace) {
+            return Err("an address has a space in it; write commas between addresses".to_owned());
+        }
         let address = backend(item)?;
         match found
             .iter()

@@ -419,6 +419,13 @@ fn there_are_at_most_1024_threads() {
 }
 
 #[test]
+fn addresses_with_a_space_between_them_need_a_comma() {
+    let error = load(&[("OLLAMA_URL", "gpu-1 gpu-2")]).expect_err("no comma");
+    assert!(error.to_string().contains("commas"), "{error}");
+    load(&[("OLLAMA_URL", "gpu-1, gpu-2")]).expect("valid");
+}
+
+#[test]
 fn an_error_about_a_relative_path_names_where_it_leads() {
     let here = std::env::current_dir().expect("there is one");
     let expected = here.join("no/such.file").display().to_string();
