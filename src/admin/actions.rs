@@ -103,8 +103,27 @@ fn cordon(fleet: &dyn FleetView, backend: &str, is_cordoned: bool) -> Answer {
             "is_cordoned": row.is_cordoned,
             "in_flight": row.in_flight,
         })),
-        None => answer::refusal(StatusCode::NOT_FOUND, "404 there is no such backend"),
+        None => no_such_backend(fleet),
     }
+}
+
+/// The most backends that a refusal names.
+const MOST_NAMED: usize = 8;
+
+/// The refusal names backends that there are.
+fn no_such_backend(fleet: &dyn FleetView) -> Answer {
+    let status = fleet.status();
+    let names: Vec<_> = status.iter().map(|row| &*row.name).collect();
+    let named = names[..names.len().min(MOST_NAMED)].join(", ");
+    let text = match names.len() {
+        0 => "404 there is no such backend, and no other".to_owned(),
+        1..=MOST_NAMED => format!("404 there is no such backend; the backends are: {named}"),
+        all => format!(
+            "404 there is no such backend; the backends are: {named}, and {} more (/status has all)",
+            all - MOST_NAMED
+        ),
+    };
+    answer::refusal(StatusCode::NOT_FOUND, text)
 }
 
 /// Loads or unloads a model. A load goes on if the operator does not wait for its end.
@@ -116,13 +135,14 @@ async fn change_memory(
 ) -> Answer {
     let (name, changed) = (
         model.to_string(),
-        fleet.change_memory(backend, model, change),
+        fleet.clone().change_memory(backend, model, change),
     );
     let changed = tokio::spawn(changed).await;
     let failed = match changed {
         Ok(Ok(time)) => {
             return answer::json(&json!({ "model": name, "seconds": time.as_secs_f64() }));
         }
+        Ok(Err(MemoryChangeFailed::NoBackend)) => return no_such_backend(&*fleet),
         Ok(Err(failed)) => failed,
         // It can only be a panic, which was logged.
         Err(_) => MemoryChangeFailed::Failed("internal error; see the log".to_owned()),

@@ -15,7 +15,7 @@ const WIDEST_VALUE: usize = 48;
 
 /// For people: one line per setting, with its value and its source.
 pub fn text(loaded: &Loaded) -> String {
-    let rows = &loaded.effective;
+    let rows = &with_ports(loaded);
     let names = rows.iter().map(|row| row.setting.variable.len());
     let names = names.max().unwrap_or(0);
     let values = rows.iter().map(|row| row.value.len());
@@ -26,6 +26,28 @@ pub fn text(loaded: &Loaded) -> String {
         format!("{name:names$}  {value:values$}  {}\n", row.source)
     });
     lines.collect()
+}
+
+/// The settings, with the port of each server also where it is not given.
+fn with_ports(loaded: &Loaded) -> Vec<EffectiveSetting> {
+    let mut rows = loaded.effective.clone();
+    if let Some(urls) = rows
+        .iter_mut()
+        .find(|row| row.setting.key == "backends.urls")
+    {
+        let items = urls.value.split([',', '\n']).map(str::trim);
+        let items = items.filter(|item| !item.is_empty());
+        let addresses = loaded.settings.backends.urls.iter();
+        let shown = items.zip(addresses).map(|(item, address)| {
+            let port = format!(":{}", address.port());
+            match item.contains(&port) {
+                true => item.to_owned(),
+                false => format!("{item} (port {})", address.port()),
+            }
+        });
+        urls.value = shown.collect::<Vec<_>>().join(", ");
+    }
+    rows
 }
 
 /// For scripts. New versions may add fields, but do not remove any.

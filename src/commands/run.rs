@@ -155,7 +155,7 @@ fn doctor(config: Option<&Path>, as_json: bool, load: Option<String>) -> Exit {
 
 fn serve(loaded: &Loaded, config: Option<&Path>) -> Exit {
     let settings = &loaded.settings;
-    with_runtime(settings, serve_until_signal(settings, loaded, config))
+    with_runtime(settings, serve_until_signal(settings, loaded, config, None))
 }
 
 fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
@@ -177,10 +177,8 @@ fn demo(loaded: Loaded, config: Option<&Path>) -> Exit {
         settings.backends.management = None;
         let public = settings.listening(Listener::Public);
         let admin = settings.listening(Listener::Admin);
-        if let Some(commands) = demo::commands_to_try(&public, &admin) {
-            let _ = io::stdout().write_all(commands.as_bytes());
-        }
-        serve_until_signal(&settings, &loaded, config).await
+        let commands = demo::commands_to_try(&public, &admin);
+        serve_until_signal(&settings, &loaded, config, commands).await
     })
 }
 
@@ -210,8 +208,14 @@ fn runtime(settings: &Settings) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-/// `settings` are those of `loaded`, except for what the demo changes.
-async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option<&Path>) -> Exit {
+/// `settings` are those of `loaded`, except for what the demo changes. The `greeting` is printed when
+/// clients can connect.
+async fn serve_until_signal(
+    settings: &Settings,
+    loaded: &Loaded,
+    config: Option<&Path>,
+    greeting: Option<String>,
+) -> Exit {
     let telemetry = TelemetryConfig {
         log_filter: settings.telemetry.log.clone(),
         log_format: settings.telemetry.log_format,
@@ -235,7 +239,7 @@ async fn serve_until_signal(settings: &Settings, loaded: &Loaded, config: Option
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let exit = match serve_gateway(settings, loaded, config, &telemetry).await {
+    let exit = match serve_gateway(settings, loaded, config, greeting, &telemetry).await {
         Ok(()) => Exit::Done,
         Err(StartError::Bind(error)) => print_error(error, Exit::CannotListen),
         Err(StartError::Setting(error)) => print_error(error, Exit::WrongSetting),
@@ -253,11 +257,15 @@ async fn serve_gateway(
     settings: &Settings,
     loaded: &Loaded,
     config: Option<&Path>,
+    greeting: Option<String>,
     telemetry: &Arc<Telemetry>,
 ) -> Result<(), StartError> {
     let shutdown = Shutdown::on_signals().map_err(StartError::Signals)?;
     let hangups = Hangups::listen().map_err(StartError::Signals)?;
     let gateway = Gateway::bind(settings, telemetry).await?;
+    if let Some(greeting) = greeting {
+        let _ = io::stdout().write_all(greeting.as_bytes());
+    }
     let reloader = Reloader::new(
         config.map(Path::to_owned),
         loaded,
@@ -345,6 +353,10 @@ fn keygen(arguments: &KeygenArguments) -> Exit {
 fn managed(work: impl Future<Output = Result<(), ManageError>>) -> Exit {
     match block_on_current_thread(work) {
         Ok(Ok(())) => Exit::Done,
+        // The reader of the output has left, like `head`; nobody would read the error.
+        Ok(Err(ManageError::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Exit::Failed
+        }
         Ok(Err(error)) => {
             let exit = error.exit();
             print_error(error, exit)

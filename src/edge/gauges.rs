@@ -1,8 +1,11 @@
 //! Counters and gauges of an edge, for metrics and the drain.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+use super::seldom::Seldom;
 
 /// Counters and gauges of an edge, for metrics and the drain.
 #[derive(Debug, Default)]
@@ -15,6 +18,8 @@ pub struct Gauges {
     pub(super) refused_heads: AtomicU64,
     pub(super) accept_errors: AtomicU64,
     pub(super) failed_handshakes: AtomicU64,
+    connections_of_cancels: AtomicU64,
+    logged_cancels: Seldom,
 }
 
 impl Gauges {
@@ -49,6 +54,25 @@ impl Gauges {
     /// TLS handshakes that failed or were not completed in time.
     pub fn failed_handshakes(&self) -> u64 {
         self.failed_handshakes.load(Relaxed)
+    }
+    /// HTTP/2 connections that were closed because the client had cancelled too many requests.
+    pub fn connections_of_cancels(&self) -> u64 {
+        self.connections_of_cancels.load(Relaxed)
+    }
+
+    /// A connection of this client is closed because it has cancelled this many requests in a short
+    /// time.
+    pub(super) fn too_many_cancels(&self, client: Option<IpAddr>, cancels: u32) {
+        self.connections_of_cancels.fetch_add(1, Relaxed);
+        if self.logged_cancels.is_due() {
+            let client = client.map_or_else(|| "unix".to_owned(), |ip| ip.to_string());
+            tracing::warn!(
+                client,
+                "closing an HTTP/2 connection: more than {cancels} of its requests were cancelled before \
+                 they were answered, within 10 s; if it is a proxy with many users, add its address to \
+                 LLAMATOWER_TRUSTED_PROXIES"
+            );
+        }
     }
 }
 

@@ -91,6 +91,7 @@ mod request;
 mod request_body;
 mod request_line;
 mod response_body;
+mod seldom;
 mod server;
 mod service;
 mod shutdown;

@@ -6,18 +6,17 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use proxy_header::{Error, ParseConfig, ProxyHeader};
-use tokio::time::Instant;
 
 use super::address::PeerAddr;
 use super::begin::{read, readable};
 use super::gauges::Gauges;
 use super::listener::Stream;
+use super::seldom::Seldom;
 use super::trusted_proxies::TrustedProxies;
 
 /// The longest header: version 2 has 16 bytes and a length of two more.
@@ -30,14 +29,11 @@ const PARSING: ParseConfig = ParseConfig {
     allow_v2: true,
 };
 
-/// The least time between two log lines about refused connections.
-const LOG_AGAIN: Duration = Duration::from_secs(10);
-
 /// Reads the header of each connection.
 pub(super) struct ProxyHeaders {
     proxies: TrustedProxies,
     gauges: Arc<Gauges>,
-    logged: Mutex<Option<Instant>>,
+    logged: Seldom,
 }
 
 /// Why a connection is closed.
@@ -52,7 +48,7 @@ impl ProxyHeaders {
         Self {
             proxies,
             gauges,
-            logged: Mutex::default(),
+            logged: Seldom::default(),
         }
     }
 
@@ -92,13 +88,7 @@ impl ProxyHeaders {
 
     fn refused(&self, peer: PeerAddr, reason: Reason) -> io::Error {
         self.gauges.refused_heads.fetch_add(1, Relaxed);
-        let (now, mut logged) = (
-            Instant::now(),
-            self.logged.lock().unwrap_or_else(PoisonError::into_inner),
-        );
-        if logged.is_none_or(|at| now - at >= LOG_AGAIN) {
-            *logged = Some(now);
-            drop(logged);
+        if self.logged.is_due() {
             reason.log(peer.ip());
         }
         io::ErrorKind::PermissionDenied.into()

@@ -77,6 +77,14 @@ impl Rules {
         }
     }
 
+    /// Whether a peer is a trusted proxy, whose connection can carry the requests of many clients.
+    pub(super) fn is_trusted_proxy(&self, peer: PeerAddr) -> bool {
+        match peer {
+            PeerAddr::Unknown { .. } => false,
+            peer => self.proxies.trust(peer.ip()),
+        }
+    }
+
     /// The client's address, for logs and limits.
     pub(super) fn client(&self, peer: PeerAddr, headers: &HeaderMap) -> Option<IpAddr> {
         match peer {

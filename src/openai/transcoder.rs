@@ -30,7 +30,7 @@ pub enum StreamFault {
 
 /// Translates the events of one stream. It takes bytes, in any pieces, and gives complete lines.
 ///
-/// It keeps the incomplete line, the tool calls so far, and a few numbers; nothing of it grows with
+/// It keeps the incomplete line and event, the tool calls so far, and a few numbers; nothing of it grows with
 /// the text of the answer.
 ///
 /// ```
@@ -58,9 +58,48 @@ pub struct Transcoder {
     writer: Writer,
     /// The beginning of a line whose end has not arrived.
     partial: Vec<u8>,
+    event: Event,
     progress: Progress,
     is_done: bool,
 }
+
+/// The event that is being read, if one line does not tell all of it.
+#[derive(Debug, Default)]
+struct Event {
+    /// A line of the stream has been read: a byte order mark can only be before it.
+    has_begun: bool,
+    /// Its type is `error`.
+    is_error: bool,
+    /// Its data so far, if the lines until now are no whole chunk.
+    data: Vec<u8>,
+}
+
+impl Event {
+    /// Adds a line of data. The lines are joined by line feeds (HTML 9.2.6, server-sent events).
+    fn add(&mut self, line: &[u8]) -> Result<(), StreamFault> {
+        if self.data.len() + line.len() > MAX_LINE {
+            return Err(StreamFault::Broken(TOO_LONG));
+        }
+        if !self.data.is_empty() {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(line);
+        Ok(())
+    }
+
+    /// The error that the server has sent with an event of the type `error`: JSON or any text.
+    fn error(&self) -> Option<StreamFault> {
+        (self.is_error && !self.data.is_empty()).then(|| {
+            let data = serde_json::from_slice(&self.data);
+            let data: Value = data.unwrap_or_else(|_| String::from_utf8_lossy(&self.data).into());
+            fault(data.get("error").unwrap_or(&data))
+        })
+    }
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const TOO_LONG: &str = "a line of it is too long";
+const NO_CHUNK: &str = "an event of it is not a chunk";
 
 /// What the final line needs.
 #[derive(Debug, Default)]
@@ -81,6 +120,7 @@ impl Transcoder {
         Self {
             writer: Writer::new(shape, model),
             partial: Vec::new(),
+            event: Event::default(),
             progress: Progress::default(),
             is_done: false,
         }
@@ -118,7 +158,7 @@ impl Transcoder {
             read?;
         }
         if self.partial.len() + bytes.len() > MAX_LINE {
-            return Err(StreamFault::Broken("a line of it is too long"));
+            return Err(StreamFault::Broken(TOO_LONG));
         }
         if !self.is_done {
             self.partial.extend_from_slice(bytes);
@@ -131,16 +171,30 @@ impl Transcoder {
     /// # Errors
     /// It is incomplete: only `[DONE]` after a `finish_reason` makes an answer complete.
     pub fn end(&self) -> Result<(), StreamFault> {
-        match self.is_done {
-            true => Ok(()),
-            false => Err(StreamFault::Broken("it ended before its last event")),
+        match (self.is_done, self.event.error()) {
+            (true, _) => Ok(()),
+            (false, Some(error)) => Err(error),
+            (false, None) => Err(StreamFault::Broken("it ended before its last event")),
         }
     }
 
-    /// One line of the stream: LLM servers send the data of an event as a single line.
+    /// One line of the stream. Most servers send the data of an event as a single line, so a line that
+    /// is a whole chunk is read at once, and the empty line after it does nothing.
     fn line(&mut self, line: &[u8], now: Moment, lines: &mut BytesMut) -> Result<(), StreamFault> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if self.is_done {
+            return Ok(());
+        }
+        let is_first = !std::mem::replace(&mut self.event.has_begun, true);
+        let line = match line.strip_prefix(BYTE_ORDER_MARK) {
+            Some(line) if is_first => line,
+            _ => line,
+        };
+        if line.is_empty() {
+            return self.end_event(now, lines);
+        }
+        if let Some(name) = line.strip_prefix(b"event:") {
+            self.event.is_error = name.trim_ascii() == b"error";
             return Ok(());
         }
         // Older llama.cpp servers send an error in a field of this name.
@@ -152,14 +206,33 @@ impl Transcoder {
             return Ok(());
         };
         let data = data.trim_ascii();
-        if data == b"[DONE]" {
-            return self.finish(now, lines);
-        }
         if data.is_empty() {
             return Ok(());
         }
-        let chunk: Chunk<'_> = serde_json::from_slice(data)
-            .map_err(|_| StreamFault::Broken("an event of it is not a chunk"))?;
+        if self.event.is_error || !self.event.data.is_empty() {
+            return self.event.add(data);
+        }
+        if data == b"[DONE]" {
+            return self.finish(now, lines);
+        }
+        match serde_json::from_slice::<Chunk<'_>>(data) {
+            Ok(chunk) => self.chunk(&chunk, now, lines),
+            Err(_) => self.event.add(data),
+        }
+    }
+
+    /// The empty line after an event.
+    fn end_event(&mut self, now: Moment, lines: &mut BytesMut) -> Result<(), StreamFault> {
+        if let Some(error) = self.event.error() {
+            return Err(error);
+        }
+        self.event.is_error = false;
+        let data = std::mem::take(&mut self.event.data);
+        if data.is_empty() {
+            return Ok(());
+        }
+        let chunk: Chunk<'_> =
+            serde_json::from_slice(&data).map_err(|_| StreamFault::Broken(NO_CHUNK))?;
         self.chunk(&chunk, now, lines)
     }
 

@@ -48,6 +48,14 @@ impl std::fmt::Debug for FilesRead {
     }
 }
 
+/// Where a relative path leads, as part of a sentence after it; an empty text for an absolute one.
+pub(crate) fn absolute(path: &Path) -> String {
+    match (path.is_relative(), std::path::absolute(path)) {
+        (true, Ok(absolute)) => format!(" (from the working directory: {})", absolute.display()),
+        _ => String::new(),
+    }
+}
+
 fn digest(content: &[u8]) -> [u8; 32] {
     Sha256::digest(content).into()
 }

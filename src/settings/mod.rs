@@ -50,6 +50,7 @@ pub use declared_models::DeclaredModels;
 pub use environment::Environment;
 pub use error::{Problem, SettingsError};
 pub use files::FilesRead;
+pub(crate) use files::absolute;
 pub(crate) use keys_file::expiry_or_duration;
 pub use keys_file::{EXPIRES_SOON, KeyEntry, KeysFile, Permissions};
 pub use report::{EffectiveSetting, example_environment, example_file, reference};

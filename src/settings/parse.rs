@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
+use super::files::absolute;
 use super::secret::Secret;
 use super::values::{
     ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, ServerName, SizeOrShare,
@@ -109,6 +111,16 @@ pub(super) fn pause(text: &str) -> Parsed<Duration> {
 pub(super) fn count<T: FromStr>(text: &str) -> Parsed<T> {
     let parsed = text.trim().parse();
     parsed.map_err(|_| "it is not a whole number above 0".to_owned())
+}
+
+/// More threads than any machine has processors cost memory and seconds at the start.
+const MAX_THREADS: usize = 1024;
+
+pub(super) fn threads(text: &str) -> Parsed<NonZeroUsize> {
+    match count::<NonZeroUsize>(text)? {
+        threads if threads.get() > MAX_THREADS => Err(format!("it is above {MAX_THREADS}")),
+        threads => Ok(threads),
+    }
 }
 
 pub(super) fn number(text: &str) -> Parsed<f64> {
@@ -337,6 +349,9 @@ pub(super) fn backends(text: &str) -> Parsed<Vec<Address>> {
     without_user(text)?;
     let mut found: Vec<(Address, &str)> = Vec::new();
     for item in items(text) {
+        if item.contains(char::is_whitespace) {
+            return Err("an address has a space in it; write commas between addresses".to_owned());
+        }
         let address = backend(item)?;
         match found
             .iter()
@@ -403,7 +418,13 @@ pub(super) fn tokens(text: &str) -> Parsed<Vec<(ServerName, Authorization)>> {
 
 /// The certificate authorities in a file.
 pub(super) fn authorities(path: &str) -> Parsed<Authorities> {
-    let pem = std::fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?;
+    let cannot = |error| {
+        format!(
+            "the file{} cannot be read: {error}",
+            absolute(Path::new(path))
+        )
+    };
+    let pem = std::fs::read(path).map_err(cannot)?;
     Authorities::from_pem(&pem).map_err(|error| format!("the file {error}"))
 }
 

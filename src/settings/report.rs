@@ -123,6 +123,8 @@ pub fn reference() -> String {
          with `_FILE` of any secret must not be empty: an empty one is an error, so that a missing\n\
          value in a compose file does not open the gateway. `LLAMATOWER_REQUIRE_KEYS=true` also refuses\n\
          to start if the variable is not set at all.\n\n\
+         A relative path, also one in the TOML file, starts at the directory in which the program was\n\
+         started, not at that of the file.\n\n\
          OpenTelemetry's own variables configure the telemetry exporter; see\n\
          [operations](operations.md).\n",
     );

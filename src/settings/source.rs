@@ -10,7 +10,7 @@ use super::aliases;
 use super::declared_models::DeclaredModels;
 use super::environment::Environment;
 use super::error::Problem;
-use super::files::FilesRead;
+use super::files::{FilesRead, absolute};
 use super::keys_file;
 use super::nearest::nearest;
 use super::parse;
@@ -111,6 +111,9 @@ impl Texts {
         if !has_load {
             gathered.raise_load_timeout();
         }
+        if !gathered.is_given("queue.max_predicted_wait") {
+            gathered.lower_predicted_wait();
+        }
         gathered.take_state_directory(settings, environment);
         gathered
     }
@@ -148,6 +151,19 @@ impl Texts {
         };
         if is_longer {
             (load.value, load.source) = (first_byte.value, first_byte.source);
+        }
+    }
+
+    /// Without a limit of its own the predicted wait is not limited to more than the wait itself.
+    fn lower_predicted_wait(&mut self) {
+        let max_wait = self.get("queue.max_wait").cloned();
+        let predicted = self.texts.get_mut("queue.max_predicted_wait");
+        let Some((max_wait, predicted)) = max_wait.zip(predicted) else {
+            return;
+        };
+        let time = |text: &str| parse::duration(text).ok();
+        if time(&max_wait.value).is_some_and(|max| time(&predicted.value) > Some(max)) {
+            (predicted.value, predicted.source) = (max_wait.value, max_wait.source);
         }
     }
 
@@ -242,7 +258,7 @@ impl Texts {
 /// The content of a TOML file, or why there is none.
 pub(super) fn read_table(file: &Path, files: &mut FilesRead) -> Result<Table, String> {
     let text = files.read(file);
-    let text = text.map_err(|error| format!("it cannot be read: {error}"))?;
+    let text = text.map_err(|error| format!("it{} cannot be read: {error}", absolute(file)))?;
     let table: Result<Table, _> = text.parse();
     table.map_err(|error| {
         let error = without_quotations(&error.to_string());
@@ -419,8 +435,11 @@ fn secret_file(
     files: &mut FilesRead,
 ) -> Result<Text, Problem> {
     let value = files.read(Path::new(path));
-    let value = value
-        .map_err(|error| Problem::new(name, format!("the file {path} cannot be read: {error}")))?;
+    let value = value.map_err(|error| {
+        let absolute = absolute(Path::new(path));
+        let reason = format!("the file {path}{absolute} cannot be read: {error}");
+        Problem::new(name, reason)
+    })?;
     let value = match setting.form.is_list() {
         true => without_comments(&value),
         false => value,

@@ -281,7 +281,7 @@ settings! {
         max_waiting_per_key: Option<NonZeroUsize> = optional(count), "LLAMATOWER_QUEUE_MAX_WAITING_PER_KEY" OptionalCount "off"
             "The maximum number of waiting requests of one client for one model; further ones are refused: 429, or 503 if the client sends no key, since many can share its address. Set it if one client could fill the queue."
         max_predicted_wait: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT" OptionalDuration "5m"
-            "The longest predicted wait: a request that would wait longer, by the duration of recent requests, is refused at once (503). Set it to the time that your clients wait before they give up."
+            "The longest predicted wait: a request that would wait longer, by the duration of recent requests, is refused at once (503), unless fewer requests wait than there are slots. If it is not set, it is at most `LLAMATOWER_QUEUE_MAX_WAIT`. Set it to the time that your clients wait before they give up."
         max_wait: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_MAX_WAIT" OptionalDuration "5m"
             "The longest wait for a slot; then the request is refused (503). Set it to the time that your clients wait before they give up."
         ageing: Option<Duration> = optional(duration), "LLAMATOWER_QUEUE_AGEING" OptionalDuration "30s"
@@ -378,8 +378,8 @@ settings! {
     }
     /// Threads.
     runtime: Runtime {
-        worker_threads: Option<NonZeroUsize> = unless("auto", some(count)), "LLAMATOWER_WORKER_THREADS" CountOrAuto "auto"
-            "The number of threads that serve requests; `auto` for the number of CPUs. Set it to 1 if the machine also runs models on its CPU."
+        worker_threads: Option<NonZeroUsize> = unless("auto", some(threads)), "LLAMATOWER_WORKER_THREADS" CountOrAuto "auto"
+            "The number of threads that serve requests, at most 1024; `auto` for the number of CPUs. Set it to 1 if the machine also runs models on its CPU."
     }
     /// How settings are read.
     config: Config {

@@ -135,6 +135,8 @@ pub const CONNECTIONS_REFUSED: &str = "llamatower.connections_refused";
 /// Counter: requests that were refused before their head was parsed: too large, too late, or not
 /// HTTP/1.
 pub const HEADS_REFUSED: &str = "llamatower.heads_refused";
+/// Counter: HTTP/2 connections closed because the client had cancelled too many requests.
+pub const HTTP2_CONNECTIONS_CLOSED: &str = "llamatower.http2_connections_closed";
 /// Counter: TLS handshakes that failed or were not completed in time.
 pub const TLS_HANDSHAKES_FAILED: &str = "llamatower.tls_handshakes_failed";
 /// Gauge, seconds of Unix time: when the certificate in force expires.

@@ -166,6 +166,12 @@ pub(super) fn observe_listeners(meter: &Meter, listeners: &Listeners) {
         Gauges::refused_heads,
     );
     count(
+        names::HTTP2_CONNECTIONS_CLOSED,
+        "{connection}",
+        "HTTP/2 connections closed because the client had cancelled too many requests",
+        Gauges::connections_of_cancels,
+    );
+    count(
         names::TLS_HANDSHAKES_FAILED,
         "{handshake}",
         "TLS handshakes that failed or were not completed in time",

@@ -15,6 +15,7 @@ use x509_cert::time::Time;
 
 use super::client_names::ClientNames;
 use super::server::ClientCertificates;
+use crate::settings::absolute;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -120,7 +121,8 @@ impl TlsFiles {
 
 fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     let cannot = |error: io::Error| {
-        let reason = format!("the file {} cannot be read: {error}", path.display());
+        let (path, absolute) = (path.display(), absolute(path));
+        let reason = format!("the file {path}{absolute} cannot be read: {error}");
         TlsError::new(file, reason)
     };
     let mut contents = Vec::new();

@@ -1,18 +1,20 @@
 //! HTTP/2: limits, clocks and the drain.
 
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::Builder;
-use llamatower::edge::EdgeConfig;
-use tokio::sync::oneshot;
+use http::{Request, Response};
+use llamatower::edge::{EdgeConfig, RequestBody, TrustedProxies};
+use tokio::sync::{mpsc, oneshot};
 use tower::service_fn;
 
 use crate::certificates::Folder;
 use crate::http2_client::{Connection, error_of, get, piece, silent, streaming, text};
-use crate::support::{Client, Running, echo, loopback, within_limit};
+use crate::support::{Client, Feed, Running, echo, fed, loopback, within_limit};
 
 #[tokio::test]
 async fn a_connection_has_at_most_a_hundred_streams() {
@@ -83,6 +85,90 @@ async fn a_client_that_resets_its_streams_rapidly_is_disconnected() {
     edge.drained().await;
     let count = within_limit(counting).await.unwrap();
     assert!(count <= 500, "{count} requests reached the stack");
+}
+
+/// An edge that responds to `/stream` with the bodies that the test gets, and not to others.
+async fn streaming_or_silent(
+    folder: &Folder,
+    config: EdgeConfig,
+) -> (Running, mpsc::UnboundedReceiver<Option<Feed>>) {
+    let (started, receiver) = mpsc::unbounded_channel();
+    let stack = service_fn(move |request: Request<RequestBody>| {
+        let started = started.clone();
+        async move {
+            if request.uri().path() != "/stream" {
+                started.send(None).unwrap();
+                pending::<()>().await;
+            }
+            let (feed, body) = fed();
+            started.send(Some(feed)).unwrap();
+            Ok::<_, Infallible>(Response::new(body))
+        }
+    });
+    (Running::start(folder.edge(config), stack).await, receiver)
+}
+
+/// Cancels requests before they are answered until the connection accepts no more, at most so many.
+/// Returns their number.
+async fn cancel(
+    connection: &mut Connection,
+    requests: &mut mpsc::UnboundedReceiver<Option<Feed>>,
+    most: u32,
+) -> u32 {
+    for number in 0..most {
+        if poll_fn(|cx| connection.requests.poll_ready(cx))
+            .await
+            .is_err()
+        {
+            return number;
+        }
+        let Ok((mut answer, _)) = connection.requests.send_request(get("/"), true) else {
+            return number;
+        };
+        tokio::select! {
+            request = requests.recv() => drop(request.unwrap()),
+            answer = &mut answer => {
+                answer.unwrap_err();
+                return number;
+            }
+        }
+    }
+    most
+}
+
+#[tokio::test]
+async fn a_client_that_cancels_too_many_requests_is_asked_to_leave() {
+    let folder = Folder::new();
+    let (edge, mut requests) = streaming_or_silent(&folder, loopback()).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut body = connection.get("/stream").await.unwrap().into_body();
+    let feed = requests.recv().await.unwrap().unwrap();
+    let cancelled = cancel(&mut connection, &mut requests, 1000).await;
+    assert!((200..300).contains(&cancelled), "{cancelled}");
+    assert_eq!(edge.gauges.connections_of_cancels(), 1);
+    // The response that has begun is completed.
+    feed.frames.send(Bytes::from("a line\n")).unwrap();
+    assert_eq!(piece(&mut body).await.unwrap().unwrap(), "a line\n");
+    drop(feed.frames);
+    assert_eq!(text(body).await, "");
+    within_limit(connection.end).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_clients_of_a_trusted_proxy_can_cancel_any_number_of_requests() {
+    let folder = Folder::new();
+    let config = EdgeConfig {
+        trusted_proxies: TrustedProxies::with(["127.0.0.1"]).unwrap(),
+        ..loopback()
+    };
+    let (edge, mut requests) = streaming_or_silent(&folder, config).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    let mut body = connection.get("/stream").await.unwrap().into_body();
+    let feed = requests.recv().await.unwrap().unwrap();
+    assert_eq!(cancel(&mut connection, &mut requests, 500).await, 500);
+    feed.frames.send(Bytes::from("a line\n")).unwrap();
+    assert_eq!(piece(&mut body).await.unwrap().unwrap(), "a line\n");
+    assert_eq!(edge.gauges.connections_of_cancels(), 0);
 }
 
 #[tokio::test]

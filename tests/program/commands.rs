@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, run, tiny};
+use crate::harness::{Gateway, run, tiny, within_limit};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -96,6 +96,78 @@ async fn check_lists_the_names_of_keys_and_of_servers_with_tokens() {
     for secret in ["000000", "hunter2"] {
         assert!(!exited.stdout.contains(secret), "{}", exited.stdout);
     }
+}
+
+#[tokio::test]
+async fn check_shows_the_port_of_each_server() {
+    let settings = [("OLLAMA_URL", "gpu-1, https://gpu-2, http://gpu-3:9000")];
+    let exited = run(&["check"], &settings).await;
+    let mut lines = exited.stdout.lines();
+    let line = lines.find(|line| line.starts_with("OLLAMA_URL ")).unwrap();
+    let shown = "gpu-1 (port 11434), https://gpu-2 (port 443), http://gpu-3:9000 ";
+    assert!(line.contains(shown), "{line}");
+}
+
+#[tokio::test]
+async fn the_demo_shows_its_commands_only_if_it_can_listen() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let exited = run(&["demo"], &[("LLAMATOWER_LISTEN", &address)]).await;
+    assert!(exited.stderr.contains("cannot listen"), "{}", exited.stderr);
+    assert!(!exited.stdout.contains("curl"), "{}", exited.stdout);
+}
+
+#[tokio::test]
+async fn a_command_is_silent_if_nobody_reads_its_output() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_llamatower"));
+    let usage = ["usage", "--json", "--admin-url", &gateway.admin_url()];
+    let command = command.args(usage).env_clear().stdout(writer);
+    let child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = within_limit("the end of the command", child.wait_with_output()).await;
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[tokio::test]
+async fn the_address_of_the_other_listener_is_told_and_a_scheme_is_not_needed() {
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
+    let clients = gateway.url("");
+    let admin = gateway.admin_url();
+    for (arguments, setting) in [
+        (
+            &["usage", "--admin-url", &clients][..],
+            "LLAMATOWER_ADMIN_LISTEN",
+        ),
+        (
+            &["models", "list", "--admin-url", &clients],
+            "LLAMATOWER_ADMIN_LISTEN",
+        ),
+        (
+            &["check", "--diff", "--admin-url", &clients],
+            "LLAMATOWER_ADMIN_LISTEN",
+        ),
+        (
+            &["models", "pull", "new", "--url", &admin],
+            "LLAMATOWER_LISTEN",
+        ),
+    ] {
+        let exited = run(arguments, &[]).await;
+        assert_eq!(exited.code, Some(1), "{arguments:?}");
+        let expected = format!("give that of {setting} with --");
+        assert!(exited.stderr.contains(&expected), "{}", exited.stderr);
+    }
+    let address = admin.trim_start_matches("http://");
+    let exited = run(&["usage", "--admin-url", address], &[]).await;
+    assert_eq!((exited.code, &*exited.stderr), (Some(0), ""));
 }
 
 #[tokio::test]

@@ -156,11 +156,8 @@ async fn unknown_servers_and_wrong_methods_are_refused() {
     )
     .await;
     assert_eq!(unknown.code, Some(1));
-    assert!(
-        unknown.stderr.contains("there is no such backend"),
-        "{}",
-        unknown.stderr
-    );
+    let expected = format!("there is no such backend; the backends are: {}", name(&sim));
+    assert!(unknown.stderr.contains(&expected), "{}", unknown.stderr);
     let path = format!("/backends/{}/cordon", name(&sim));
     assert_eq!(gateway.admin_page(&path).await.status, 405);
     assert_eq!(row(&gateway, &sim).await["is_cordoned"], false);

@@ -126,6 +126,12 @@ async fn an_unreachable_server_is_an_error_with_a_hint() {
     );
     assert!(finding["change"].as_str().unwrap().contains("OLLAMA_URL"));
     assert_eq!(report["servers"][0]["is_up"], false);
+    let text = run(&["doctor"], &[("OLLAMA_URL", &url)]).await.stdout;
+    let row = format!("{name}  cannot be reached");
+    assert!(
+        text.contains(&row) && !text.contains("respond like Ollama"),
+        "{text}"
+    );
     let admin = format!("ops=sha256:{}", "0".repeat(64));
     let settings = [("OLLAMA_URL", &*url), ("LLAMATOWER_ADMIN_KEYS", &admin)];
     let (_, report) = examined(&[], &settings).await;

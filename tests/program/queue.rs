@@ -90,7 +90,12 @@ async fn a_full_queue_is_the_fault_of_a_client_only_if_it_has_a_key() {
     let by_address = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.0/8");
     let by_key = ("LLAMATOWER_API_KEYS", KEYS);
     for (setting, [one, other], status, text) in [
-        (by_address, ["198.51.100.1", "198.51.100.2"], 503, "group"),
+        (
+            by_address,
+            ["198.51.100.1", "198.51.100.2"],
+            503,
+            "your address",
+        ),
         (by_key, ["ada-secret", "ben-secret"], 429, "this client"),
     ] {
         let settings = [("LLAMATOWER_SLOTS", "1"), limit, setting];
@@ -110,7 +115,11 @@ async fn a_full_queue_is_the_fault_of_a_client_only_if_it_has_a_key() {
         assert_eq!(refusal.status, status, "{}", refusal.text);
         assert!(!refusal.header("retry-after").is_empty());
         let error = refusal.json()["error"].as_str().unwrap().to_owned();
-        assert!(error.contains(text), "{error}");
+        let expected = format!(
+            "the queue is full for {text}: 1 of its requests is waiting (limit: {})",
+            limit.0
+        );
+        assert!(error.starts_with(&expected), "{error}");
         let _other = tokio::spawn(chat_of(other).send());
         until_waiting(&gateway, (1, 2)).await;
     }

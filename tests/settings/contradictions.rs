@@ -51,6 +51,7 @@ fn a_setting_that_contradicts_another_is_a_warning_that_names_both() {
             &[
                 ("LLAMATOWER_SLOTS", "4"),
                 ("LLAMATOWER_QUEUE_MAX_WAIT", "1m"),
+                ("LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT", "2m"),
             ],
             ["QUEUE_MAX_PREDICTED_WAIT", "QUEUE_MAX_WAIT ("],
         ),
@@ -140,7 +141,6 @@ fn a_default_that_contradicts_another_setting_is_no_warning() {
         &[("LLAMATOWER_MAX_CONNECTIONS", "100")],
         &[
             ("LLAMATOWER_QUEUE_MAX_WAIT", "10s"),
-            ("LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT", "10s"),
             ("LLAMATOWER_SLOTS", "1"),
         ],
     ] {

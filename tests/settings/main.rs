@@ -15,6 +15,7 @@ mod tls;
 mod unknown;
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -404,6 +405,45 @@ fn read<T>(variable: &str, text: &str, value: impl Fn(&Settings) -> T) -> Option
 }
 
 #[test]
+fn there_are_at_most_1024_threads() {
+    let threads = |text| {
+        read("LLAMATOWER_WORKER_THREADS", text, |settings| {
+            settings.runtime.worker_threads
+        })
+    };
+    assert_eq!(threads("1024"), Some(NonZeroUsize::new(1024)));
+    assert_eq!(threads("auto"), Some(None));
+    for text in ["0", "1025", "100000"] {
+        assert_eq!(threads(text), None, "{text}");
+    }
+}
+
+#[test]
+fn addresses_with_a_space_between_them_need_a_comma() {
+    let error = load(&[("OLLAMA_URL", "gpu-1 gpu-2")]).expect_err("no comma");
+    assert!(error.to_string().contains("commas"), "{error}");
+    load(&[("OLLAMA_URL", "gpu-1, gpu-2")]).expect("valid");
+}
+
+#[test]
+fn an_error_about_a_relative_path_names_where_it_leads() {
+    let here = std::env::current_dir().expect("there is one");
+    let expected = here.join("no/such.file").display().to_string();
+    for variable in [
+        "LLAMATOWER_KEYS_FILE",
+        "LLAMATOWER_API_KEYS_FILE",
+        "LLAMATOWER_BACKEND_CA_FILE",
+        "LLAMATOWER_TLS_CERT",
+    ] {
+        let key = ("LLAMATOWER_TLS_KEY", "no/such.file");
+        let settings = [(variable, "no/such.file"), key];
+        let settings = &settings[..1 + usize::from(variable == "LLAMATOWER_TLS_CERT")];
+        let error = load(settings).expect_err("there is no such file");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+}
+
+#[test]
 fn durations_are_seconds_or_have_units() {
     let read = |text| {
         read("LLAMATOWER_CONNECT_TIMEOUT", text, |settings| {
@@ -548,6 +588,30 @@ fn a_load_gets_at_least_the_time_of_other_requests_unless_it_is_set() {
         let row = rows.find(|row| row.setting.key == "timeouts.load");
         let row = row.expect("every setting is reported");
         assert_eq!((time, &*row.source), (seconds, source), "{environment:?}");
+    }
+}
+
+#[test]
+fn the_predicted_wait_is_limited_to_the_longest_wait_unless_it_is_set() {
+    let (wait, own) = (
+        "LLAMATOWER_QUEUE_MAX_WAIT",
+        "LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT",
+    );
+    for (environment, seconds, source) in [
+        (&[][..], Some(300), "default"),
+        (&[(wait, "10s")], Some(10), wait),
+        (&[(wait, "10m")], Some(300), "default"),
+        (&[(wait, "off")], Some(300), "default"),
+        (&[(wait, "10s"), (own, "20s")], Some(20), own),
+        (&[(wait, "10s"), (own, "off")], None, own),
+    ] {
+        let loaded = load(environment).expect("valid");
+        let limit = loaded.settings.queue.max_predicted_wait;
+        let mut rows = loaded.effective.iter();
+        let row = rows.find(|row| row.setting.key == "queue.max_predicted_wait");
+        let row = row.expect("every setting is reported");
+        let limit = limit.map(|time| time.as_secs());
+        assert_eq!((limit, &*row.source), (seconds, source), "{environment:?}");
     }
 }
 

@@ -5,56 +5,96 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::QueueLimit;
 use crate::{Fail, Side};
-
-/// Formats a known time in whole seconds, rounded up; formats nothing if it is unknown.
-struct PredictedWait(Option<Duration>);
-
-impl fmt::Display for PredictedWait {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(wait) => write!(f, " (expected wait: {} s)", seconds(wait)),
-            None => Ok(()),
-        }
-    }
-}
 
 fn seconds(time: Duration) -> u128 {
     time.as_nanos().div_ceil(1_000_000_000)
 }
 
-fn group(is_for_group: bool) -> &'static str {
-    match is_for_group {
-        true => " for this group of clients",
-        false => "",
+/// Formats the name of a limit that was reached; formats nothing if there is none.
+struct Limit(Option<&'static str>);
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, " (limit: {name})"),
+            None => Ok(()),
+        }
     }
 }
 
-fn requests_are(count: usize) -> &'static str {
-    match count {
-        1 => "request is",
-        _ => "requests are",
+/// Formats why a request may not wait.
+struct Refused {
+    /// Who is limited, if not all.
+    whose: Option<&'static str>,
+    limit: QueueLimit,
+    limit_name: &'static str,
+    waiting: usize,
+    predicted_wait: Option<Duration>,
+    retry_after: Duration,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = |f: &mut fmt::Formatter<'_>| match self.whose {
+            Some(whose) => write!(f, " for {whose}"),
+            None => Ok(()),
+        };
+        let waiting = self.waiting;
+        let of_them = match self.whose {
+            Some(_) => " of its",
+            None => "",
+        };
+        let requests = match (waiting, self.whose) {
+            (1, None) => "request is",
+            (1, Some(_)) => "requests is",
+            _ => "requests are",
+        };
+        let limit = Limit(Some(self.limit_name));
+        match (self.limit, self.predicted_wait) {
+            (QueueLimit::PredictedWait(max), Some(wait)) => {
+                f.write_str("the expected wait in the queue is too long")?;
+                whose(f)?;
+                let (wait, max) = (seconds(wait), seconds(max));
+                write!(f, ": {wait} s, above {max} s{limit}; ")?;
+                write!(f, "{waiting}{of_them} {requests} waiting")?;
+            }
+            (_, wait) => {
+                f.write_str("the queue is full")?;
+                whose(f)?;
+                write!(f, ": {waiting}{of_them} {requests} waiting{limit}")?;
+                if let Some(wait) = wait {
+                    write!(f, "; the expected wait is {} s", seconds(wait))?;
+                }
+            }
+        }
+        write!(f, "; try again in {} s", seconds(self.retry_after))
     }
 }
 
 /// The class has too many waiting requests, or a key that several clients share has. The request
 /// was not sent to a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the queue is full{}: {waiting} {} waiting{}; try again in {} s",
-    group(*.is_for_group),
-    requests_are(*.waiting),
-    PredictedWait(*.predicted_wait),
-    seconds(*.retry_after)
-)]
+#[error("{}", Refused {
+    whose: *whose,
+    limit: *limit,
+    limit_name,
+    waiting: *waiting,
+    predicted_wait: *predicted_wait,
+    retry_after: *retry_after,
+})]
 #[non_exhaustive]
 pub struct QueueFull {
     /// The number of waiting requests of the class, or of the shared key.
     pub waiting: usize,
-    /// Whether only the clients that share a key
-    /// ([`Entry::with_shared_key`](super::Entry::with_shared_key)) are refused; other keys may
-    /// still enter.
-    pub is_for_group: bool,
+    /// The clients that share a key ([`Entry::with_shared_key`](super::Entry::with_shared_key)), if
+    /// only they are refused; other keys may still enter.
+    pub whose: Option<&'static str>,
+    /// The limit.
+    pub limit: QueueLimit,
+    /// The name of the limit; see [`QueueLimitNames`](super::QueueLimitNames).
+    pub limit_name: &'static str,
     /// The predicted wait of the refused request, if it is known.
     pub predicted_wait: Option<Duration>,
     /// The time after which there may be room.
@@ -79,15 +119,24 @@ impl Fail for QueueFull {
 /// The key has too many waiting requests; other keys may still enter. The request was not sent to a
 /// backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this client has too many waiting requests: {waiting}{}; try again in {} s",
-    PredictedWait(*.predicted_wait),
-    seconds(*.retry_after)
-)]
+#[error("{}", Refused {
+    whose: Some(whose),
+    limit: *limit,
+    limit_name,
+    waiting: *waiting,
+    predicted_wait: *predicted_wait,
+    retry_after: *retry_after,
+})]
 #[non_exhaustive]
 pub struct KeyQueueFull {
     /// The number of the key's requests that wait for this class.
     pub waiting: usize,
+    /// The client of the key, as it is told of it.
+    pub whose: &'static str,
+    /// The limit.
+    pub limit: QueueLimit,
+    /// The name of the limit; see [`QueueLimitNames`](super::QueueLimitNames).
+    pub limit_name: &'static str,
     /// The predicted wait of the refused request, if it is known.
     pub predicted_wait: Option<Duration>,
     /// The time after which there may be room.
@@ -112,14 +161,18 @@ impl Fail for KeyQueueFull {
 /// The request waited for its full limit and no slot became free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no slot became free within {} s; try again in {} s",
+    "no slot became free within {} s{}; try again in {} s",
     seconds(*.waited),
+    Limit(*.limit_name),
     seconds(*.retry_after)
 )]
 #[non_exhaustive]
 pub struct QueueTimeout {
     /// The time that the request waited.
     pub waited: Duration,
+    /// The name of the limit, if it was that of the queue and not the entry's deadline; see
+    /// [`QueueLimitNames`](super::QueueLimitNames).
+    pub limit_name: Option<&'static str>,
     /// The time after which a slot may be free.
     pub retry_after: Duration,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::request::Parts;
 use tower_layer::Layer;
 
-use super::{Arrival, Entry, Meter, Priority, Queue, QueueService, SlotPool};
+use super::{Arrival, Entry, Meter, Priority, Queue, QueueLimitNames, QueueService, SlotPool};
 use crate::order;
 
 /// Reads a property of a request.
@@ -208,6 +208,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> QueueLayer<C, K> {
     /// See [`Queue::with_assumed_service_time`].
     pub fn with_assumed_service_time(mut self, time: Option<Duration>) -> Self {
         self.queue = self.queue.with_assumed_service_time(time);
+        self
+    }
+
+    /// See [`Queue::with_limit_names`].
+    pub fn with_limit_names(mut self, names: &'static QueueLimitNames) -> Self {
+        self.queue = self.queue.with_limit_names(names);
         self
     }
 

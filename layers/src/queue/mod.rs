@@ -22,8 +22,8 @@
 //!   estimates that are too high cannot put a newcomer behind other keys: at most one request of
 //!   each key that waits already is served before it.
 //! - The expected wait is the number of requests ahead, times the service time of the class (a
-//!   moving average of how long its slots were held), divided by the number of slots that the class
-//!   holds.
+//!   mean of how long its slots were held lately), divided by the number of its slots. A request is
+//!   refused by it only if at least as many wait as there are slots.
 //! - Queues of several processes can count what the others have served ([`Queue::with_exchange`]).
 //! - [`Queue::waiters`] shows who waits, and [`Queue::cancel`] ends a wait with an error.
 //! - A dropped [`Ticket`] leaves the queue at once. A retried request keeps its position through
@@ -126,6 +126,7 @@ mod exchange;
 mod future;
 mod inspect;
 mod layer;
+mod limit;
 mod line;
 pub mod machine;
 mod permit;
@@ -142,6 +143,7 @@ pub use entry::{Arrival, Entry, Priority};
 pub use error::{KeyQueueFull, QueueFull, QueueTimeout};
 pub use future::QueueFuture;
 pub use layer::QueueLayer;
+pub use limit::{QueueLimit, QueueLimitNames};
 pub use line::Line;
 pub use machine::{ClassSnapshot, QueuePosition, Raise, Service, WaiterSnapshot};
 pub use permit::{Meter, Permit};

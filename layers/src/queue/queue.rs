@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::entry::Entry;
 use super::machine::{Charge, ClassQueues, Finished, Position, Rules};
-use super::{Line, Permit, QueuePosition, QueueTimeout, Ticket};
+use super::{Line, Permit, QueueLimitNames, QueuePosition, QueueTimeout, Ticket};
 use crate::{BoxError, Failure};
 
 /// Hands out slots. The queue chooses which waiter is next.
@@ -52,6 +52,15 @@ pub trait Dispatch {
         request: &Self::Request,
         line: Line,
     ) -> Result<Option<Self::Slot>, BoxError>;
+
+    /// The number of slots of a class, held or free, that serve its waiters: those too that cannot be
+    /// used yet, because the backend is about to be ready for them. Waits are predicted by it.
+    ///
+    /// By default `None`: as many as are held.
+    fn slots(&self, class: &Self::Class) -> Option<usize> {
+        let _ = class;
+        None
+    }
 
     /// The number of waiters of a class has changed to `waiting`.
     ///
@@ -97,6 +106,10 @@ impl<D: Dispatch> Queue<D> {
     }
 
     /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes.
+    ///
+    /// Fewer waiting requests than there are slots ([`Dispatch::slots`]) are never refused by it, and
+    /// none is before four slots were released, unless a service time is
+    /// [assumed](Self::with_assumed_service_time).
     pub fn with_max_predicted_wait(self, wait: Option<Duration>) -> Self {
         self.with_rules(|rules| rules.max_predicted_wait = wait)
     }
@@ -119,10 +132,15 @@ impl<D: Dispatch> Queue<D> {
         self.with_rules(|rules| rules.ageing = step)
     }
 
-    /// The service time to assume for a class until its first slot was released. Without it, waits
-    /// are not predicted until then.
+    /// The service time to assume for a class. Without it, waits are not predicted until the first
+    /// slot was released. It counts less with each of the first four.
     pub fn with_assumed_service_time(self, time: Option<Duration>) -> Self {
         self.with_rules(|rules| rules.assumed_service = time)
+    }
+
+    /// The names of the limits in the texts of errors.
+    pub fn with_limit_names(self, names: &'static QueueLimitNames) -> Self {
+        self.with_rules(|rules| rules.names = names)
     }
 
     fn with_rules(self, change: impl FnOnce(&mut Rules)) -> Self {
@@ -161,6 +179,8 @@ impl<D: Dispatch> Queue<D> {
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
         let (charge, own_deadline) = (entry.charge, entry.deadline);
+        let slots = shared.dispatch.slots(&class);
+        state.class_queues.set_slots(&class, slots);
         let position = state.class_queues.push(now, &class, entry)?;
         let id = position.id;
         state.tickets.insert(id, TicketState::Waiting(None));
@@ -386,8 +406,11 @@ impl<D: Dispatch> Wait<D> {
         let class_queues = &self.shared.state().class_queues;
         let class = class_queues.class_snapshot(now, &self.class);
         let next = class.and_then(|class| class.predicted_wait);
+        let (waited, rules) = (self.entered.elapsed(), class_queues.rules());
+        let is_limit = rules.max_wait.is_some_and(|max| waited >= max);
         Failure::from(QueueTimeout {
-            waited: self.entered.elapsed(),
+            waited,
+            limit_name: is_limit.then_some(rules.names.max_wait),
             retry_after: next.unwrap_or_default().max(Duration::from_secs(1)),
         })
         .into()

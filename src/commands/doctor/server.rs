@@ -253,10 +253,22 @@ fn clock_ahead(answer: &Response<Bytes>) -> Option<SignedDuration> {
     Some(theirs.duration_since(Timestamp::now()))
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(_) => f.write_str("cannot be reached"),
+            Self::Status(status) => write!(f, "responds with {status}"),
+            Self::NotOllama(_) => f.write_str("does not respond like Ollama"),
+            Self::OpenAi => f.write_str("responds like an OpenAI-compatible server"),
+        }
+    }
+}
+
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(answers) = &self.answers else {
-            return write!(f, "{}  does not respond like Ollama", self.name);
+        let answers = match &self.answers {
+            Ok(answers) => answers,
+            Err(trouble) => return write!(f, "{}  {trouble}", self.name),
         };
         let version = answers.version.as_ref();
         let kind = version.map_or("OpenAI-compatible".to_owned(), |version| {

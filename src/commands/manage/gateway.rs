@@ -19,6 +19,26 @@ use crate::tls::OwnTrust;
 /// The beginning of each key that `llamatower keygen` makes.
 const KEY_PREFIX: &str = "llt_";
 
+/// A listener that requests go to, and the other one that was probably meant by mistake.
+struct Side {
+    option: &'static str,
+    setting: &'static str,
+    other: &'static str,
+}
+
+const CLIENTS: Side = Side {
+    option: "--url",
+    setting: "LLAMATOWER_LISTEN",
+    other: "operators",
+};
+const OPERATORS: Side = Side {
+    option: "--admin-url",
+    setting: "LLAMATOWER_ADMIN_LISTEN",
+    other: "clients",
+};
+/// What each listener answers to the paths of the other.
+const UNKNOWN_PATH: &str = "404 page not found";
+
 /// A client of a running gateway.
 pub(crate) struct GatewayClient {
     http: reqwest::Client,
@@ -82,7 +102,7 @@ impl GatewayClient {
             Some(servers) => request.header(SERVERS, servers),
             None => request,
         };
-        self.response(request.body(body.to_string()), url, action)
+        self.response(request.body(body.to_string()), url, &CLIENTS, action)
             .await
     }
 
@@ -98,7 +118,8 @@ impl GatewayClient {
     ) -> Result<Bytes, ManageError> {
         let url = self.admin_url.clone().map_err(ManageError::Arguments)?;
         let request = self.http.request(method, format!("{url}{path}"));
-        self.response(request, url, action).await?.whole().await
+        let lines = self.response(request, url, &OPERATORS, action).await?;
+        lines.whole().await
     }
 
     /// Sends a request to the address for operators whose response is a stream of lines.
@@ -108,13 +129,14 @@ impl GatewayClient {
     pub(crate) async fn watch(&self, path: &str, action: &str) -> Result<Lines, ManageError> {
         let url = self.admin_url.clone().map_err(ManageError::Arguments)?;
         let request = self.http.get(format!("{url}{path}"));
-        self.response(request, url, action).await
+        self.response(request, url, &OPERATORS, action).await
     }
 
     async fn response(
         &self,
         request: reqwest::RequestBuilder,
         url: String,
+        side: &Side,
         action: &str,
     ) -> Result<Lines, ManageError> {
         let request = match &self.key {
@@ -125,7 +147,7 @@ impl GatewayClient {
         let response = response.map_err(|error| no_response(&url, error))?;
         let status = response.status();
         let lines = Lines {
-            url,
+            url: url.clone(),
             response,
             held: BytesMut::new(),
         };
@@ -133,12 +155,17 @@ impl GatewayClient {
             return Ok(lines);
         }
         let text = lines.whole().await?;
-        Err(ManageError::Failed {
-            action: action.to_owned(),
-            reason: error_text(&text)
-                .or_else(|| plain_text(&text))
-                .unwrap_or_else(|| format!("the gateway responded with {status}")),
-        })
+        let reason = match error_text(&text).or_else(|| plain_text(&text)) {
+            Some(text) if text == UNKNOWN_PATH => format!(
+                "{url} has no such page, so it is probably the gateway's address for {}; give that of \
+                 {} with {}",
+                side.other, side.setting, side.option
+            ),
+            Some(text) => text,
+            None => format!("the gateway responded with {status}"),
+        };
+        let action = action.to_owned();
+        Err(ManageError::Failed { action, reason })
     }
 }
 
@@ -192,7 +219,11 @@ fn address(
     listeners: impl FnOnce() -> Result<Listening, SettingsError>,
 ) -> Result<String, String> {
     if let Some(url) = given {
-        return Ok(url.trim_end_matches('/').to_owned());
+        let url = url.trim_end_matches('/');
+        return Ok(match url.contains("://") {
+            true => url.to_owned(),
+            false => format!("http://{url}"),
+        });
     }
     let unknown = |reason: String| format!("{reason}; give the gateway's address with {option}");
     let listeners = listeners().map_err(|error| unknown(error.to_string()))?;

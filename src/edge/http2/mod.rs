@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The limits are those of the protocol's known attacks: streams, windows, the size of a head, and resets
-//! (see the constants). A client that no longer answers pings is gone.
+//! (see the constants). Resets by trusted proxies are not limited: they are those of many clients. A client
+//! that no longer answers pings is gone.
 
 mod body;
 mod service;
@@ -19,6 +20,7 @@ mod streams;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -34,7 +36,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tower::Service;
 
 use self::service::StreamService;
-use self::streams::{Streams, StreamsHandle};
+use self::streams::{MAX_RESETS, Streams, StreamsHandle};
 use super::connection::{Closing, Limits, stalled};
 use super::listener::GONE_AFTER;
 use super::refusal::DISCARD_TIME;
@@ -58,6 +60,27 @@ const SEND_BUFFER: usize = 64 * 1024;
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that hyper may have reset for a client's errors (CVE-2025-8671).
 const MAX_LOCAL_RESETS: usize = 100;
+
+/// The limits of resets that the protocol's library counts; `None` means no limit.
+struct ResetLimits {
+    pending: Option<usize>,
+    local: Option<usize>,
+}
+
+impl ResetLimits {
+    fn new(is_trusted_proxy: bool) -> Self {
+        match is_trusted_proxy {
+            true => Self {
+                pending: Some(MAX_STREAMS as usize),
+                local: None,
+            },
+            false => Self {
+                pending: Some(MAX_PENDING_RESETS),
+                local: Some(MAX_LOCAL_RESETS),
+            },
+        }
+    }
+}
 
 /// How often hyper and the streams are polled before the connection's task yields.
 const MAX_ROUNDS: u32 = 8;
@@ -83,15 +106,18 @@ pub(super) async fn serve<S, B>(
     B::Error: Into<BoxError>,
 {
     let state = service.state.clone();
-    let (streams, handle) = Streams::new(&limits);
+    let peer = service.peer.ip();
+    let is_trusted_proxy = service.rules.is_trusted_proxy(service.peer);
+    let resets = ResetLimits::new(is_trusted_proxy);
+    let (streams, handle) = Streams::new(&limits, !is_trusted_proxy);
     let http = http2::Builder::new(handle.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .max_pending_accept_reset_streams(resets.pending)
+        .max_local_error_reset_streams(resets.local)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(GONE_AFTER / 2)
         .keep_alive_timeout(GONE_AFTER / 2)
@@ -104,6 +130,8 @@ pub(super) async fn serve<S, B>(
         closing: Some(Box::pin(closing.graceful.cancelled_owned())),
         ended: Box::pin(closing.now.cancelled_owned()),
         is_leaving: false,
+        peer,
+        has_too_many_resets: false,
         clock: Deadline::default(),
         timed: None,
     };
@@ -116,7 +144,9 @@ pub(super) async fn serve<S, B>(
             None => tracing::debug!(%error, "connection failed"),
         },
         End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
-        End::Resets => tracing::debug!("connection closed: the client resets its streams"),
+        End::Resets => {
+            tracing::debug!("connection closed: the client goes on to reset its streams")
+        }
         End::Now => {}
     }
 }
@@ -125,7 +155,7 @@ pub(super) async fn serve<S, B>(
 enum End {
     Closed(hyper::Result<()>),
     Clock(Phase),
-    /// The client has cancelled too many requests in a short time.
+    /// The client has cancelled too many requests in a short time, and goes on.
     Resets,
     Now,
 }
@@ -148,6 +178,9 @@ where
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// GOAWAY was sent because the connection is not used.
     is_leaving: bool,
+    peer: Option<IpAddr>,
+    /// GOAWAY was sent because the client has cancelled too many requests.
+    has_too_many_resets: bool,
     clock: Deadline,
     /// The phase, and the number of requests so far, for which the clock was started.
     timed: Option<(Phase, u64)>,
@@ -183,7 +216,7 @@ where
                 break;
             }
         }
-        if self.streams.are_reset_too_fast() {
+        if self.streams.are_reset_too_fast() && self.poll_resets(cx).is_ready() {
             return Poll::Ready(End::Resets);
         }
         if self.state.gauges.is_draining() && self.streams.begun() > 0 {
@@ -201,6 +234,22 @@ where
             Pin::new(&mut self.http).graceful_shutdown();
         }
         self.ended.as_mut().poll(cx)
+    }
+
+    /// Asks the client to leave: responses that have begun are completed, and new requests need another
+    /// connection. Ready if the client goes on to cancel requests.
+    fn poll_resets(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.streams.are_reset_after_goaway() {
+            return Poll::Ready(());
+        }
+        if !self.has_too_many_resets {
+            self.has_too_many_resets = true;
+            self.state.gauges.too_many_cancels(self.peer, MAX_RESETS);
+            // hyper can send no other code than NO_ERROR.
+            Pin::new(&mut self.http).graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {

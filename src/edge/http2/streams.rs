@@ -13,12 +13,15 @@ use hyper::rt::Executor;
 use llamatower_layers::Deadline;
 use tokio::time::Instant;
 
+use super::MAX_STREAMS;
 use crate::edge::connection::Limits;
 use crate::edge::state::ConnectionState;
 
 /// Requests that a client may cancel before they are answered, within [`RESETS_WITHIN`]. An editor that
 /// completes while its user types cancels a few each second.
-const MAX_RESETS: u32 = 200;
+pub(super) const MAX_RESETS: u32 = 200;
+/// So many more after it was asked to leave: all that could be in flight.
+const MAX_RESETS_AFTER: u32 = MAX_STREAMS;
 /// See [`MAX_RESETS`].
 const RESETS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -30,6 +33,7 @@ pub(super) struct Streams {
     tasks: FuturesUnordered<StreamTask>,
     limits: StreamLimits,
     begun: u64,
+    limits_resets: bool,
     /// The requests that were cancelled before they were answered, since `window`.
     cancelled: u32,
     window: Option<Instant>,
@@ -127,7 +131,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamsHandle {
 }
 
 impl Streams {
-    pub(super) fn new(limits: &Limits) -> (Self, StreamsHandle) {
+    pub(super) fn new(limits: &Limits, limits_resets: bool) -> (Self, StreamsHandle) {
         let handle = StreamsHandle::default();
         let streams = Self {
             handle: handle.clone(),
@@ -137,6 +141,7 @@ impl Streams {
                 write_stall: limits.write_stall,
             },
             begun: 0,
+            limits_resets,
             cancelled: 0,
             window: None,
         };
@@ -173,13 +178,18 @@ impl Streams {
     /// Whether the client cancels requests before they are answered faster than any user does, as in the
     /// attack "rapid reset". Each costs more here than there.
     pub(super) fn are_reset_too_fast(&self) -> bool {
-        self.cancelled > MAX_RESETS
+        self.limits_resets && self.cancelled > MAX_RESETS
+    }
+
+    /// Whether the client goes on although it was asked to leave.
+    pub(super) fn are_reset_after_goaway(&self) -> bool {
+        self.cancelled > MAX_RESETS + MAX_RESETS_AFTER
     }
 
     fn count_cancelled(&mut self) {
         let now = Instant::now();
         let began = *self.window.get_or_insert(now);
-        if now.duration_since(began) > RESETS_WITHIN {
+        if now.duration_since(began) > RESETS_WITHIN && !self.are_reset_too_fast() {
             self.window = Some(now);
             self.cancelled = 0;
         }
@@ -291,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_was_never_polled_ends_with_its_connection() {
-        let (streams, handle) = Streams::new(&limits());
+        let (streams, handle) = Streams::new(&limits(), true);
         let socket = ClientSocket::new((), None).state().clone();
         let gauges = Arc::<Gauges>::default();
         handle.begin(StreamState::new(ConnectionState::new(

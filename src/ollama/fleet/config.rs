@@ -10,7 +10,7 @@ use std::time::Duration;
 use llamatower_layers::LlmRequest;
 use llamatower_layers::breaker::BreakerPolicy;
 use llamatower_layers::live::Live;
-use llamatower_layers::queue::{Priority, Queue};
+use llamatower_layers::queue::{Priority, Queue, QueueLimitNames};
 
 use super::Dispatcher;
 use super::cordon::Cordons;
@@ -186,6 +186,17 @@ impl Default for QueueRules {
     }
 }
 
+/// The settings of the queue, for the texts of errors.
+const QUEUE_LIMITS: &QueueLimitNames = &QueueLimitNames {
+    max_waiting: "LLAMATOWER_QUEUE_MAX_WAITING",
+    max_waiting_per_key: "LLAMATOWER_QUEUE_MAX_WAITING_PER_KEY",
+    max_predicted_wait: "LLAMATOWER_QUEUE_MAX_PREDICTED_WAIT",
+    max_wait: "LLAMATOWER_QUEUE_MAX_WAIT",
+    // A key, a user of a key, or a network with a name.
+    key: "this client",
+    shared_key: "your address",
+};
+
 impl QueueRules {
     pub(super) fn queue<S>(&self, dispatcher: Dispatcher<S>) -> Queue<Dispatcher<S>> {
         Queue::new(dispatcher)
@@ -194,6 +205,7 @@ impl QueueRules {
             .with_max_predicted_wait(self.max_predicted_wait)
             .with_max_wait(self.max_wait)
             .with_ageing(self.ageing)
+            .with_limit_names(QUEUE_LIMITS)
     }
 }
 

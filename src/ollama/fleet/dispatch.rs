@@ -9,6 +9,7 @@ use llamatower_layers::llm_request::PromptPrefix;
 use llamatower_layers::queue::{Dispatch, Line};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, Failure, ModelName};
+use tokio::time::Instant;
 
 use super::catalogue::{Catalogue, Members};
 use super::flight::Flight;
@@ -192,6 +193,19 @@ impl<S> Dispatch for Dispatcher<S> {
         })
     }
 
+    fn slots(&self, class: &Class) -> Option<usize> {
+        let model = class.model.as_ref().filter(|_| class.runs_model)?;
+        let (members, now) = (self.catalogue.members(), Instant::now());
+        let is_up = |id| {
+            let member = members.by_id(id);
+            member.is_some_and(|member| member.backend.is_up() && !member.backend.is_cordoned())
+        };
+        let slots = self
+            .router
+            .change(|policy| policy.slots_of(model, is_up, now));
+        Some(slots)
+    }
+
     fn waiting_changed(&self, class: &Class, waiting: usize) {
         if let Some(model) = class.model.as_ref().filter(|_| class.runs_model) {
             self.router.set_waiting(model, waiting);
@@ -204,7 +218,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use llamatower_layers::breaker::State;
-    use tokio::time::Instant;
 
     use super::super::member::tests::{installed, member};
     use super::*;
@@ -308,6 +321,33 @@ mod tests {
         let held: Vec<_> = (0..6).map(|_| take(&both)).collect();
         let to_failing = held.iter().filter(|slot| name(slot) == "failing").count();
         assert_eq!(to_failing, 1);
+    }
+
+    #[test]
+    fn the_slots_of_a_model_are_those_of_the_servers_that_serve_it_after_its_load() {
+        let router = Router::default();
+        let members = ["a", "b"].map(|name| member(name, Some(9), &router));
+        let dispatcher = dispatcher(&[&members[0], &members[1]]);
+        let slots = || dispatcher.slots(&class("m"));
+        assert_eq!(
+            slots(),
+            Some(18),
+            "the servers do not tell what they have in memory"
+        );
+        let now = Instant::now();
+        for member in &members {
+            router.change(|policy| policy.set_residents(member.id, Some(&[]), now, now));
+        }
+        assert_eq!(slots(), Some(9), "one of them will load it");
+        let held = take(&dispatcher);
+        assert!(try_take(&dispatcher).is_none(), "it is being loaded");
+        assert_eq!(slots(), Some(9));
+        held.member().backend.set_up(false);
+        assert_eq!(slots(), Some(9), "of the other server");
+        members
+            .iter()
+            .for_each(|member| member.backend.set_up(false));
+        assert_eq!(slots(), Some(0));
     }
 
     #[test]

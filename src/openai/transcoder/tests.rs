@@ -234,6 +234,45 @@ fn an_error_in_the_stream_ends_it_with_its_text_and_status() {
 }
 
 #[test]
+fn an_event_of_the_type_error_ends_the_stream_with_its_text() {
+    let hi = events(&[delta(json!({"content": "Hi"}))]);
+    for (data, message, status) in [
+        ("data: out of memory", "out of memory", None),
+        ("data: out of\ndata: memory", "out of\nmemory", None),
+        (r#"data: {"message":"busy","code":503}"#, "busy", Some(503)),
+        (r#"data: {"error":{"message":"busy"}}"#, "busy", None),
+    ] {
+        // Some servers close the connection without the empty line.
+        for end in ["\n\n", "\n"] {
+            let stream = format!("{hi}event: error\n{data}{end}");
+            let (lines, end) = lines(Shape::Chat, &stream);
+            let status = status.map(|status| StatusCode::from_u16(status).unwrap());
+            let message = message.to_owned();
+            assert_eq!(end, Err(StreamFault::Error { message, status }), "{stream}");
+            assert_eq!(lines.len(), 1);
+        }
+    }
+    let other = format!("event: message\n{hi}");
+    let rest = events(&[finish("stop"), done()]);
+    let (_, end) = lines(Shape::Chat, &format!("{other}{rest}"));
+    assert_eq!(end, Ok(()));
+}
+
+#[test]
+fn a_byte_order_mark_and_data_on_several_lines_are_read() {
+    let stream = events(&[delta(json!({"content": "hello"})), finish("stop"), done()]);
+    let expected = transcode(Shape::Chat, [stream.as_bytes()]);
+    assert_eq!(expected.1, Ok(()));
+    let marked = format!("\u{feff}{stream}");
+    assert_eq!(transcode(Shape::Chat, [marked.as_bytes()]), expected);
+    let split = stream.replace(",", ",\ndata: ");
+    assert_eq!(transcode(Shape::Chat, [split.as_bytes()]), expected);
+    let large = format!("data: {}\n", "{".repeat(1 << 20)).repeat(32);
+    let (_, end) = transcode(Shape::Chat, [large.as_bytes()]);
+    assert_eq!(end, Err(StreamFault::Broken(TOO_LONG)));
+}
+
+#[test]
 fn a_call_whose_arguments_are_no_object_breaks_the_stream_unless_it_was_cut() {
     let call = delta(
         json!({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{\"a"}}]}),

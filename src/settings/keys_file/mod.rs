@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use llamatower_layers::api_key::{Key, KeyDigest, KeySet, Role};
 
 use super::error::Problem;
+use super::files::absolute;
 use super::parse::items;
 use super::reader::Reader;
 use super::secret::Secret;
@@ -165,7 +166,8 @@ pub(super) fn merge(settings: &mut Settings, reader: &mut Reader) {
     let text = match reader.texts.files.read(&path) {
         Ok(text) => text,
         Err(error) => {
-            let reason = format!("the file {} cannot be read: {error}", path.display());
+            let (path, absolute) = (path.display(), absolute(&path));
+            let reason = format!("the file {path}{absolute} cannot be read: {error}");
             return reader.report_wrong(SETTING, &reason);
         }
     };

@@ -124,6 +124,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         Ok(Some(slot))
     }
 
+    /// Sets the number of slots of a class, held or free; by default as many as are held. Predicted
+    /// waits depend on it.
+    pub fn set_slots(&mut self, class: &C, slots: Option<usize>) {
+        self.class(class).class_queue.set_slots(slots);
+    }
+
     /// Adds a waiter.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::class_queue::Ageing;
+use crate::queue::QueueLimitNames;
 
 /// The limits and rules of a queue, the same for each class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +15,8 @@ pub struct Rules {
     pub max_waiting: usize,
     /// The maximum number of waiting requests of one key in one class; by default not limited.
     pub max_waiting_per_key: Option<usize>,
-    /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes.
+    /// The maximum predicted wait; a request beyond it is refused at once. Default 5 minutes. See
+    /// [`Queue::with_max_predicted_wait`](crate::queue::Queue::with_max_predicted_wait).
     pub max_predicted_wait: Option<Duration>,
     /// The maximum real wait. Default 5 minutes. [`Queue`](crate::queue::Queue) keeps it;
     /// [`ClassQueues`](super::ClassQueues) has no timers and leaves it to its caller.
@@ -22,8 +24,10 @@ pub struct Rules {
     /// The wait after which a request rises by one priority; default 30 s. See
     /// [`Queue::with_ageing`](crate::queue::Queue::with_ageing).
     pub ageing: Option<Duration>,
-    /// The service time to assume for a class until its first slot was released.
+    /// The service time to assume for a class until four of its slots were released.
     pub assumed_service: Option<Duration>,
+    /// The names of the limits in the texts of errors.
+    pub names: &'static QueueLimitNames,
 }
 
 impl Rules {
@@ -45,6 +49,7 @@ impl Default for Rules {
             max_wait: Some(Duration::from_secs(300)),
             ageing: Some(Duration::from_secs(30)),
             assumed_service: None,
+            names: &QueueLimitNames::DEFAULT,
         }
     }
 }

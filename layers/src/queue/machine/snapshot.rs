@@ -51,7 +51,7 @@ pub struct ClassSnapshot<C> {
     pub in_flight: usize,
     /// The time since the arrival of the request that waits longest.
     pub oldest: Option<Duration>,
-    /// The time that a slot is held (a moving average).
+    /// The time that a slot is held: the mean of the last 16, without the longest one's excess.
     pub service_time: Option<Duration>,
     /// The expected wait of a new request behind all waiters; `None` if there is no service time
     /// yet.

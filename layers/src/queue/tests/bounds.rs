@@ -26,7 +26,8 @@ async fn a_request_beyond_the_limit_is_refused_at_once() {
     assert_eq!(failure.retry_after(), Some(secs(1)));
     assert_eq!(
         failure.to_string(),
-        "the queue is full: 2 requests are waiting; try again in 1 s"
+        "the queue is full: 2 requests are waiting (limit: the number of waiting requests); \
+         try again in 1 s"
     );
     assert_eq!(queue.waiting(), 2);
     hold(&queue, "b");
@@ -40,7 +41,8 @@ async fn one_waiting_request_is_told_in_the_singular() {
     let error = refusal(&queue, "bob");
     assert_eq!(
         Failure::find(&*error).unwrap().to_string(),
-        "the queue is full: 1 request is waiting; try again in 1 s"
+        "the queue is full: 1 request is waiting (limit: the number of waiting requests); \
+         try again in 1 s"
     );
 }
 
@@ -79,6 +81,15 @@ async fn the_key_that_filled_the_queue_gets_its_own_error() {
     cause::<QueueFull>(&refusal(&queue, "third"));
 }
 
+const NAMES: &QueueLimitNames = &QueueLimitNames {
+    max_waiting: "MAX_WAITING",
+    max_waiting_per_key: "MAX_WAITING_PER_KEY",
+    max_predicted_wait: "MAX_PREDICTED_WAIT",
+    max_wait: "MAX_WAIT",
+    key: "your key",
+    shared_key: "your address",
+};
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_shares_its_key_is_not_at_fault() {
     let shared = || entry("nat").with_shared_key(true);
@@ -90,17 +101,20 @@ async fn a_client_that_shares_its_key_is_not_at_fault() {
     for (queue, text) in [
         (
             limited,
-            "the queue is full for this group of clients: 2 requests are waiting; try again in 1 s",
+            "the queue is full for your address: 2 of its requests are waiting \
+             (limit: MAX_WAITING_PER_KEY); try again in 1 s",
         ),
         (
             slow,
-            "the queue is full for this group of clients: 2 requests are waiting (expected wait: 30 s); try again in 5 s",
+            "the expected wait in the queue is too long for your address: 30 s, above 25 s \
+             (limit: MAX_PREDICTED_WAIT); 2 of its requests are waiting; try again in 5 s",
         ),
         (
             full,
-            "the queue is full: 2 requests are waiting; try again in 1 s",
+            "the queue is full: 2 requests are waiting (limit: MAX_WAITING); try again in 1 s",
         ),
     ] {
+        let queue = queue.with_limit_names(NAMES);
         let _held = hold(&queue, "a");
         let _waiting = [0, 1].map(|_| enter(&queue, "a", shared()));
         let error = queue.enter("a", shared()).unwrap_err();
@@ -114,7 +128,7 @@ async fn a_client_that_shares_its_key_is_not_at_fault() {
     let _greedy = [0, 1, 2].map(|_| enter(&queue, "a", shared()));
     let _modest = enter(&queue, "a", entry("modest"));
     let full: QueueFull = cause(&queue.enter("a", shared()).unwrap_err());
-    assert_eq!((full.waiting, full.is_for_group), (4, false));
+    assert_eq!((full.waiting, full.whose), (4, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,8 +157,61 @@ async fn a_request_with_a_too_long_predicted_wait_is_refused() {
     assert_eq!(full.retry_after, secs(3));
     assert_eq!(
         error.to_string(),
-        "the queue is full: 2 requests are waiting (expected wait: 15 s); try again in 3 s"
+        "the expected wait in the queue is too long: 15 s, above 12 s \
+         (limit: the predicted wait); 2 requests are waiting; try again in 3 s"
     );
+}
+
+/// Serves requests of this class that take so many seconds, one after the other.
+async fn serve(queue: &TestQueue, class: Name, times: &[u64]) {
+    for time in times {
+        let held = hold(queue, class);
+        advance(secs(*time)).await;
+        drop(held);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_that_serve_after_a_load_count_for_the_predicted_wait() {
+    // While the model is loaded, one request of the ten is in flight.
+    let queue = queue(&[("a", 1)]).with_max_predicted_wait(Some(secs(60)));
+    queue.dispatch().tell("a", 10);
+    serve(&queue, "a", &[40; 4]).await;
+    let _loads = hold(&queue, "a");
+    let mut waiting: Vec<_> = (0..14).map(|_| enter(&queue, "a", entry("ada"))).collect();
+    let last = waiting[13].watch().unwrap().queue_position().unwrap();
+    assert_eq!(last.expected_wait, Some(secs(56)), "14 turns of ten slots");
+    enter(&queue, "a", entry("ada"));
+    let fifteenth = enter(&queue, "a", entry("ada"));
+    let refused: KeyQueueFull = cause(&refusal(&queue, "ada"));
+    assert_eq!(refused.predicted_wait, Some(secs(64)));
+    drop(fifteenth);
+    queue.dispatch().set("a", 10);
+    queue.slots_changed();
+    let served = waiting.iter_mut().filter_map(is_served);
+    assert_eq!(served.collect::<Vec<_>>().len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_slow_response_does_not_refuse_quick_requests() {
+    let queue = queue(&[("a", 1)]).with_max_predicted_wait(Some(secs(5)));
+    serve(&queue, "a", &[15]).await;
+    for _ in 0..6 {
+        let held = hold(&queue, "a");
+        let mut others = [0, 1, 2, 3].map(|_| enter(&queue, "a", entry("ada")));
+        drop(held);
+        others.iter_mut().for_each(|ticket| drop(is_served(ticket)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fewer_waiting_requests_than_slots_are_never_refused_by_prediction() {
+    let queue = queue(&[("a", 2)]).with_max_predicted_wait(Some(secs(5)));
+    serve(&queue, "a", &[40; 4]).await;
+    let _held = [0, 1].map(|_| hold(&queue, "a"));
+    let _waiting = [0, 1].map(|_| enter(&queue, "a", entry("ada")));
+    let refused: QueueFull = cause(&refusal(&queue, "bob"));
+    assert_eq!(refused.predicted_wait, Some(secs(40)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,6 +256,7 @@ async fn a_wait_ends_at_its_limit() {
     );
     let timeout: QueueTimeout = cause(&error);
     assert_eq!(timeout.waited.as_secs(), 20);
+    assert_eq!(timeout.limit_name, Some(QueueLimitNames::DEFAULT.max_wait));
     let failure = Failure::find(&*error).unwrap();
     assert_eq!(failure.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(queue.waiting(), 0);
@@ -202,8 +270,9 @@ async fn an_entry_can_have_an_earlier_deadline() {
     let _held = hold(&queue, "a");
     let started = Instant::now();
     let soon = entry("ada").with_deadline(started + secs(2));
-    enter(&queue, "a", soon).await.unwrap_err();
+    let error = enter(&queue, "a", soon).await.unwrap_err();
     assert_eq!(started.elapsed().as_secs(), 2);
+    assert_eq!(cause::<QueueTimeout>(&error).limit_name, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,8 @@ struct Count {
     slots: usize,
     taken: usize,
     is_gone: bool,
+    /// The slots that are told to the queue, also those that cannot be taken yet.
+    told: Option<usize>,
     /// The number of waiters, as reported by the queue.
     waiting: usize,
     /// The last line in which a slot was asked for.
@@ -49,6 +51,10 @@ impl Slots {
 
     pub(super) fn set(&self, class: Name, slots: usize) {
         self.0.lock().unwrap().entry(class).or_default().slots = slots;
+    }
+
+    pub(super) fn tell(&self, class: Name, slots: usize) {
+        self.0.lock().unwrap().entry(class).or_default().told = Some(slots);
     }
 
     pub(super) fn remove(&self, class: Name) {
@@ -116,6 +122,10 @@ impl Dispatch for Slots {
         }
         count.taken += 1;
         Ok(Some(Slot(self.clone(), class)))
+    }
+
+    fn slots(&self, class: &Name) -> Option<usize> {
+        self.0.lock().unwrap().get(class)?.told
     }
 
     fn waiting_changed(&self, class: &Name, waiting: usize) {

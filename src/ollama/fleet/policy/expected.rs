@@ -4,9 +4,11 @@ use std::cmp::Ordering;
 
 use llamatower_layers::ModelName;
 use llamatower_layers::model_alias::ExpectedTime;
+use tokio::time::Instant;
 
 use super::choose::Ask;
-use super::lane::Residency;
+use super::lane::{Lane, Residency};
+use super::slots::part;
 use super::{Availability, Policy, ServerId, View};
 
 impl Policy {
@@ -27,6 +29,35 @@ impl Policy {
             let mut lanes = model.lanes.iter();
             lanes.any(|lane| is_there(lane.residency) && is_up(lane.server))
         })
+    }
+
+    /// The number of requests for a model that can be in flight on the servers that have it in memory
+    /// or load it, when the load is complete; if there are none, on one of those that could load it.
+    pub(crate) fn slots_of(
+        &self,
+        model: &ModelName,
+        is_up: impl Fn(ServerId) -> bool,
+        now: Instant,
+    ) -> usize {
+        let Some(model) = self.models.get(model) else {
+            return 0;
+        };
+        let slots = |lane: &Lane| {
+            if lane.is_full_elsewhere {
+                return lane.in_flight;
+            }
+            let server = self.server(lane.server);
+            let of_all = server.and_then(|server| Some((server.spec.max_in_flight?, server)));
+            let of_all = of_all.map_or(u32::MAX, |(max, server)| part(max, server.gateways));
+            lane.slots.limit(now).min(of_all)
+        };
+        let up = || model.lanes.iter().filter(|lane| is_up(lane.server));
+        let copies = up().filter(|lane| lane.residency != Residency::Cold);
+        let slots = match copies.map(slots).reduce(u32::saturating_add) {
+            Some(slots) => slots,
+            None => up().map(slots).max().unwrap_or_default(),
+        };
+        slots as usize
     }
 
     /// How soon the request would be answered: by the best server in the best state, after those that

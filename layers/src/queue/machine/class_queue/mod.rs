@@ -14,16 +14,16 @@ use super::{Charge, Finished, Position, Waiter};
 use crate::queue::Priority;
 
 mod exchange;
+mod service_time;
 mod standing;
 #[cfg(test)]
 mod tests;
 
+use service_time::ServiceTime;
 pub(in crate::queue::machine) use standing::OwnWaiters;
 
 /// The number of idle keys (no waiter, no slot) whose counters are kept.
 const MAX_IDLE_KEYS: usize = 1024;
-/// The weight of the latest service time in the moving average.
-const SERVICE_WEIGHT: f64 = 0.2;
 
 /// The waiters of one class, and the service that each key received.
 #[derive(Debug)]
@@ -34,8 +34,10 @@ pub(in crate::queue::machine) struct ClassQueue<K, R> {
     sweep_at: usize,
     waiting: usize,
     in_flight: usize,
-    /// The moving average of the time a slot is held, in seconds; `None` before the first release.
-    service: Option<f64>,
+    /// The slots of the class, held or free; `None` if they are not told.
+    slots: Option<usize>,
+    /// The time that a slot is held.
+    service: ServiceTime,
     /// The highest settled counter at which a request was served. Keys start here if no request
     /// waits.
     floor: f64,
@@ -171,7 +173,8 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
             sweep_at: 64,
             waiting: 0,
             in_flight: 0,
-            service: None,
+            slots: None,
+            service: ServiceTime::default(),
             floor: 0.0,
             has_joined: false,
         }
@@ -186,7 +189,17 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
     }
 
     pub(in crate::queue::machine) fn service_time(&self) -> Option<Duration> {
-        self.service.map(Duration::from_secs_f64)
+        self.service.mean().map(Duration::from_secs_f64)
+    }
+
+    pub(in crate::queue::machine) fn set_slots(&mut self, slots: Option<usize>) {
+        self.slots = slots;
+    }
+
+    /// The number of requests that are served at a time. While a slot cannot be used yet, because a
+    /// model is being loaded, fewer are in flight.
+    pub(in crate::queue::machine) fn capacity(&self) -> usize {
+        self.slots.unwrap_or_default().max(self.in_flight).max(1)
     }
 
     /// The number of keys with waiters.
@@ -385,11 +398,8 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         charge: Charge,
         finished: Finished,
     ) {
-        if let Some(held) = finished.held.map(|held| held.as_secs_f64()) {
-            self.service = Some(match self.service {
-                Some(service) => service + SERVICE_WEIGHT * (held - service),
-                None => held,
-            });
+        if let Some(held) = finished.held {
+            self.service.add(held);
         }
         self.in_flight = self.in_flight.saturating_sub(1);
         let key_queue = self

@@ -102,17 +102,25 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
 
     /// The expected wait with `ahead` waiters before.
     ///
-    /// The class is served by as many slots as it holds, and each of them becomes free once per
-    /// service time.
+    /// Each slot that serves the class becomes free once per service time.
     pub(in crate::queue::machine) fn expected_wait(
         &self,
         ahead: usize,
         assumed_service: Option<Duration>,
     ) -> Option<Duration> {
-        let assumed = || assumed_service.map(|time| time.as_secs_f64());
-        let service = self.service.or_else(assumed)?;
-        let rounds = (ahead + 1) as f64 / self.in_flight.max(1) as f64;
+        let service = self.service.expected(assumed_service)?;
+        let rounds = (ahead + 1) as f64 / self.capacity() as f64;
         Duration::try_from_secs_f64(service * rounds).ok()
+    }
+
+    /// Whether one more request may be refused by its expected wait: enough is known of the service
+    /// time, and the request would not be served with the next turn of the slots.
+    pub(in crate::queue::machine) fn may_refuse_by_wait(
+        &self,
+        assumed_service: Option<Duration>,
+    ) -> bool {
+        let is_known = assumed_service.is_some() || self.service.is_known();
+        is_known && self.waiting >= self.capacity()
     }
 }
 
