@@ -11,7 +11,6 @@ use llamatower::edge::{EdgeConfig, ListenAddr, OverTls, RequestBody};
 use llamatower::tls::{Certificates, ClientCertificates, ClientNames, TlsFiles};
 use llamatower_layers::api_key::AuthenticatedAs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tower::service_fn;
 
 use crate::certificates::{Authority, Folder, with, write};

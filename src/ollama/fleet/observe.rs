@@ -20,7 +20,7 @@ use super::Dispatcher;
 use super::flight::Flight;
 use super::member::Member;
 use super::outlier::{Change, ClientLeft, Outcome, Reason};
-use crate::client::Client;
+use crate::clients::Client;
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 use crate::reuse::{CallFuture, Reuse};
 

@@ -22,7 +22,7 @@ use llamatower_layers::ModelName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::client::Client;
+use crate::clients::Client;
 
 /// How long a backend is avoided after the first bad result; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
