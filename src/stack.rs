@@ -177,7 +177,7 @@ where
         .layer(
             api_keys(live.keys.clone(), limits, &metrics)
                 .with_management_hint(
-                    "to allow it, set LLAMATOWER_ADMIN_KEYS (`llamatower keygen` generates a key)",
+                    "to allow it, set LLAMATOWER_ADMIN_KEYS (`llamatower keygen NAME --admin` generates a key)",
                 )
                 .with_exempt({
                     let networks = live.networks.clone();

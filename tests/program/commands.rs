@@ -171,6 +171,23 @@ async fn the_address_of_the_other_listener_is_told_and_a_scheme_is_not_needed() 
 }
 
 #[tokio::test]
+async fn a_refusal_of_management_names_the_command_that_makes_the_key() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    for (path, about) in [("/api/pull", "managing models"), ("/api/me", "account")] {
+        let refused = gateway.post(path, &json!({"model": "new"})).await;
+        assert_eq!(refused.status, 403, "{}", refused.text);
+        for text in [
+            about,
+            "LLAMATOWER_ADMIN_KEYS",
+            "llamatower keygen NAME --admin",
+        ] {
+            assert!(refused.text.contains(text), "{}", refused.text);
+        }
+    }
+}
+
+#[tokio::test]
 async fn check_prints_warnings_after_the_table() {
     let mut command = tokio::process::Command::new("sh");
     let program = env!("CARGO_BIN_EXE_llamatower");

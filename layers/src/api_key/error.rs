@@ -52,7 +52,7 @@ pub struct AmbiguousCredential;
 
 /// The request needs an administrator's key. There may be none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("managing models needs an administrator's key; {hint}")]
+#[error("managing models, or the account of a server, needs an administrator's key; {hint}")]
 pub struct ManagementRefused {
     pub(super) hint: Arc<str>,
     /// Whether the client may run models, so that only management is refused.

@@ -181,6 +181,7 @@ async fn slots_that_serve_after_a_load_count_for_the_predicted_wait() {
     let mut waiting: Vec<_> = (0..14).map(|_| enter(&queue, "a", entry("ada"))).collect();
     let last = waiting[13].watch().unwrap().queue_position().unwrap();
     assert_eq!(last.expected_wait, Some(secs(56)), "14 turns of ten slots");
+    drop(enter(&queue, "a", entry("ada")));
     let fifteenth = enter(&queue, "a", entry("ada"));
     let refused: KeyQueueFull = cause(&refusal(&queue, "ada"));
     assert_eq!(refused.predicted_wait, Some(secs(64)));
