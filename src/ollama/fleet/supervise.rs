@@ -132,9 +132,13 @@ impl<S> Fleet<S> {
                     let is_early = resident
                         .as_deref()
                         .is_some_and(|listed| member.residency.has_leaving(listed));
-                    let list = resident.map(Arc::from);
+                    let list: Option<Arc<[_]>> = resident.map(Arc::from);
+                    let has_changed = member.resident() != list;
                     member.residency.set(Listing { list, starts });
-                    self.queue.slots_changed();
+                    // Each probe offers the slots again in any case.
+                    if has_changed {
+                        self.queue.slots_changed();
+                    }
                     if is_early {
                         sleep(PAUSE_WHILE_LEAVING).await;
                         member.refresh_resident();
