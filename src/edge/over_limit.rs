@@ -79,7 +79,8 @@ pub(super) async fn refuse<S, B>(
         // Nothing after the probe is read, so the connection closes.
         service.state.set_unread(true);
         let socket = EdgeSocket::new(begun.transport, service.state.clone());
-        return Box::pin(serve_http(socket, service, *limits, closing, None)).await;
+        let head_deadline = Some(deadline);
+        return Box::pin(serve_http(socket, service, *limits, closing, head_deadline)).await;
     }
     services.gauges().refused_connections.fetch_add(1, Relaxed);
     let refusal = Refusal::TooManyConnections;

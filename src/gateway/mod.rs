@@ -243,11 +243,16 @@ impl Gateway {
 
     /// Counts in Redis what is not counted yet, and gives the leases back.
     fn uncounted(&self) -> impl Future<Output = ()> + use<> {
-        let (tokens, cloud) = (self.live.tokens.used.clone(), self.cloud.clone());
+        let (tokens, users) = (
+            self.live.tokens.used.clone(),
+            self.live.user_tokens.used.clone(),
+        );
+        let cloud = self.cloud.clone();
         let leases = self.sharing.leases().cloned();
         let (state, usage) = (self.kept.state.clone(), self.kept.shared_usage.clone());
         async move {
             tokens.settled().await;
+            users.settled().await;
             if let Some(cloud) = &cloud {
                 cloud.settled().await;
             }

@@ -60,7 +60,11 @@ impl Gateway {
 
     fn observe_sharing(&self) {
         let (sharing, is_divided) = (self.sharing.clone(), self.is_divided());
-        let (tokens, cloud) = (self.live.tokens.used.clone(), self.cloud.clone());
+        let (tokens, users) = (
+            self.live.tokens.used.clone(),
+            self.live.user_tokens.used.clone(),
+        );
+        let cloud = self.cloud.clone();
         self.telemetry.metrics().observe_shared(move || SharedUse {
             gateways: is_divided.then(|| sharing.gateways().number().get()),
             is_connected: sharing.redis().map(|redis| redis.is_connected()),
@@ -68,7 +72,9 @@ impl Gateway {
                 let of_cloud = cloud
                     .as_ref()
                     .map_or(0, |cloud| cloud.dropped_settlements());
-                tokens.dropped_settlements().saturating_add(of_cloud)
+                let of_keys = tokens.dropped_settlements();
+                let of_users = users.dropped_settlements();
+                of_keys.saturating_add(of_users).saturating_add(of_cloud)
             }),
         });
     }

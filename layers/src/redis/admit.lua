@@ -123,7 +123,8 @@ local function reserve(account, open)
     call('ZADD', open, whole(now + lasts), reservation)
     if is_due then
       call('ZADD', open, '+inf', '-')
-      call('PEXPIRE', open, lasts + 60000)
+      -- As long as the account, whose reserved tokens only these members can give back.
+      call('PEXPIRE', open, max(lasts + 60000, ttl))
       if call('PTTL', account) < ttl then call('PEXPIRE', account, ttl) end
     end
   end

@@ -97,9 +97,13 @@ impl State {
 async fn send_all(redis: Redis, mut queue: mpsc::Receiver<Settlement>, state: Arc<State>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, 1).await > 0 {
-        if state.waiting.load(Ordering::Acquire) < ENOUGH {
-            let _ = timeout(LINGER, state.enough.notified()).await;
-        }
+        // A notification may be older than the batch before.
+        let enough = async {
+            while state.waiting.load(Ordering::Acquire) < ENOUGH {
+                state.enough.notified().await;
+            }
+        };
+        let _ = timeout(LINGER, enough).await;
         while batch.len() < BATCH
             && let Ok(settlement) = queue.try_recv()
         {

@@ -157,8 +157,8 @@ impl GatewayClient {
         let text = lines.whole().await?;
         let reason = match error_text(&text).or_else(|| plain_text(&text)) {
             Some(text) if text == UNKNOWN_PATH => format!(
-                "{url} has no such page, so it is probably the gateway's address for {}; give that of \
-                 {} with {}",
+                "{url} has no such page, so it is probably the gateway's address for {}, or lacks \
+                 LLAMATOWER_BASE_PATH; give that of {} with {}",
                 side.other, side.setting, side.option
             ),
             Some(text) => text,
