@@ -34,7 +34,7 @@ where
         finish(&mut head);
         Response::from_parts(head, AnswerBody::new(body))
     });
-    BoxCloneSyncService::new(stack.and_then(with_cause))
+    BoxCloneSyncService::new(stack.and_then(|answer| async move { Ok(with_cause(answer).await) }))
 }
 
 /// The service of one server, as management and unloads use it: a clone for each request.

@@ -26,11 +26,22 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The cause of an error of Ollama with status 500, by its text; `None` if the server may be the cause.
 /// The texts are those of the versions 0.17.4 and 0.33.0-rc2.
-fn cause_of(text: &str) -> Option<ErrorCause> {
+pub(super) fn cause_of(text: &str) -> Option<ErrorCause> {
     let begins = |beginning: &str| text.starts_with(beginning);
     // `option "stop" must be of type array`, `.. must be of an array of strings`
     let is_option = begins("option \"") && text.contains("\" must be of ");
+    // Seen in the source of 0.17.4 alone: a prompt without tokens, and images that are none.
+    let sequence = ["Failed to", "failed to"]
+        .iter()
+        .find_map(|begin| {
+            text.strip_prefix(begin)?
+                .strip_prefix(" create new sequence: ")
+        })
+        .unwrap_or_default();
     let is_request = is_option
+        || sequence == "no input provided"
+        || sequence.starts_with("failed to process inputs: image: ")
+        || sequence.starts_with("failed to process inputs: invalid image index: ")
         || begins("invalid format: ")
         || begins("invalid JSON schema in format")
         // A number of the options that is too large for its type, such as a temperature of 1e300.
@@ -56,31 +67,28 @@ fn cause_of(text: &str) -> Option<ErrorCause> {
 
 /// Reads the text of a response with status 500, and puts its cause into the extensions of the
 /// response. The body stays as it is.
-///
-/// # Errors
-/// The body cannot be read.
-pub(super) async fn with_cause(
-    answer: Response<AnswerBody>,
-) -> Result<Response<AnswerBody>, BoxError> {
+pub(super) async fn with_cause(answer: Response<AnswerBody>) -> Response<AnswerBody> {
     if answer.status() != StatusCode::INTERNAL_SERVER_ERROR
         || answer.headers().contains_key(CONTENT_ENCODING)
         || answer.body().size_hint().lower() > MAX_BYTES as u64
     {
-        return Ok(answer);
+        return answer;
     }
     let (mut head, mut rest) = answer.into_parts();
     let mut first = BytesMut::new();
     let reading = poll_fn(|cx| poll_read(&mut rest, &mut first, cx));
     // What has arrived until then is passed on, and the rest when it arrives.
-    if let Ok(is_whole) = timeout(READ_TIMEOUT, reading).await
-        && is_whole?
+    let read = timeout(READ_TIMEOUT, reading).await;
+    if matches!(read, Ok(Ok(true)))
         && let Some(cause) = cause_of(&text_of(&first))
     {
         head.extensions.insert(cause);
     }
     let first = Some(first.freeze()).filter(|first| !first.is_empty());
-    let body = AnswerBody::new(PartlyRead { first, rest });
-    Ok(Response::from_parts(head, body))
+    // A body that breaks off is passed on like that: the status decides whether there is a retry.
+    let error = read.ok().and_then(Result::err);
+    let body = AnswerBody::new(PartlyRead { first, error, rest });
+    Response::from_parts(head, body)
 }
 
 /// Reads a body to its end, or until it is too long. Returns whether it is the whole body.
@@ -102,6 +110,8 @@ fn poll_read(
 /// A body of which the first part was read.
 struct PartlyRead {
     first: Option<Bytes>,
+    /// How reading it has ended.
+    error: Option<BoxError>,
     rest: AnswerBody,
 }
 
@@ -113,15 +123,18 @@ impl Body for PartlyRead {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.first.take() {
-            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        match self.error.take() {
+            Some(error) => Poll::Ready(Some(Err(error))),
             None if self.rest.is_end_stream() => Poll::Ready(None),
             None => Pin::new(&mut self.rest).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
+        self.first.is_none() && self.error.is_none() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -186,6 +199,14 @@ mod tests {
                 r#"{"error":"unqualified name: registry.ollama.ai/library/!MISSING!:latest"}"#,
                 Request,
             ),
+            (
+                r#"{"error":"Failed to create new sequence: failed to process inputs: image: unknown format"}"#,
+                Request,
+            ),
+            (
+                r#"{"error":"failed to create new sequence: no input provided"}"#,
+                Request,
+            ),
             (r#"{"error":"template: :1: unclosed action"}"#, Model),
             (
                 r#"{"error":"template: :1:3: executing \"\" at \u003cindex .Messages 5\u003e: error calling index: index out of range: 5"}"#,
@@ -220,7 +241,7 @@ mod tests {
     }
 
     async fn cause_and_body(answer: Response<AnswerBody>) -> (Option<ErrorCause>, Bytes) {
-        let answer = with_cause(answer).await.unwrap();
+        let answer = with_cause(answer).await;
         let cause = ErrorCause::of(answer.extensions());
         (
             cause,
@@ -239,8 +260,25 @@ mod tests {
         let parts = StreamBody::new(futures_util::stream::iter(parts));
         let found = cause_and_body(answer(500, parts)).await;
         assert_eq!(found, (Some(ErrorCause::Request), MISTAKE.into()));
-        let known = with_cause(whole(500)).await.unwrap();
+        let known = with_cause(whole(500)).await;
         assert_eq!(known.body().size_hint().exact(), Some(MISTAKE.len() as u64));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_passed_on_with_its_status_and_its_error() {
+        let parts = [Ok(Frame::data(Bytes::from_static(b"{"))), Err("broken")];
+        let parts = StreamBody::new(futures_util::stream::iter(parts));
+        let answer = with_cause(answer(500, parts)).await;
+        assert_eq!(answer.status(), 500);
+        assert!(ErrorCause::of(answer.extensions()).is_none());
+        let mut body = answer.into_body();
+        let first = body.frame().await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "{");
+        assert!(!body.is_end_stream());
+        assert_eq!(
+            body.frame().await.unwrap().unwrap_err().to_string(),
+            "broken"
+        );
     }
 
     #[tokio::test(start_paused = true)]

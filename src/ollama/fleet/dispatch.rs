@@ -15,7 +15,7 @@ use super::catalogue::{Catalogue, Members};
 use super::flight::Flight;
 use super::member::{Member, Slot};
 use super::outlier::Standing;
-use super::policy::{Ask, Availability, ServerId, View};
+use super::policy::{Ask, Availability, NO_LIMIT, ServerId, View};
 use super::router::Router;
 use crate::clients::Client;
 
@@ -203,7 +203,8 @@ impl<S> Dispatch for Dispatcher<S> {
         let slots = self
             .router
             .change(|policy| policy.slots_of(model, is_up, now));
-        Some(slots)
+        // Without a limit, as many as are held.
+        Some(slots).filter(|slots| *slots < NO_LIMIT as usize)
     }
 
     fn waiting_changed(&self, class: &Class, waiting: usize) {

@@ -21,6 +21,7 @@ use super::flight::Flight;
 use super::member::Member;
 use super::outlier::{Change, ClientLeft, Outcome, Reason};
 use crate::clients::Client;
+use crate::ollama::down_clock::ServerDown;
 use crate::ollama::upstream::{ConnectFailed, ConnectTimeout};
 use crate::reuse::{CallFuture, Reuse};
 
@@ -299,6 +300,7 @@ fn of_error(error: &BoxError) -> Option<Outcome> {
         return Some(Outcome::Bad(Reason::Silent, None));
     }
     let is_down = failure.caused_by::<ConnectFailed>().is_some()
-        || failure.caused_by::<ConnectTimeout>().is_some();
+        || failure.caused_by::<ConnectTimeout>().is_some()
+        || failure.caused_by::<ServerDown>().is_some();
     (failure.side() == Side::Upstream && !is_down).then_some(Outcome::Bad(Reason::Failing, None))
 }

@@ -128,6 +128,11 @@ impl<S> Fleet<S> {
             let (asked, starts) = (Instant::now(), member.backend.starts());
             match member.backend.resident(self.config.clocks.timeout).await {
                 Ok(resident) => {
+                    let is_awaited = || {
+                        self.router
+                            .change(|policy| policy.is_load_awaited(member.id))
+                    };
+                    let was_awaited = is_awaited();
                     member.tell_residents(resident.as_deref(), asked);
                     let is_early = resident
                         .as_deref()
@@ -136,7 +141,7 @@ impl<S> Fleet<S> {
                     let has_changed = member.resident() != list;
                     member.residency.set(Listing { list, starts });
                     // Each probe offers the slots again in any case.
-                    if has_changed {
+                    if has_changed || was_awaited != is_awaited() {
                         self.queue.slots_changed();
                     }
                     if is_early {
@@ -151,9 +156,9 @@ impl<S> Fleet<S> {
 }
 
 impl<S> Fleet<S> {
-    /// Asks for the models in a backend's memory while requests wait for a load there. The list shows
-    /// when the load is complete; the request that has begun it may have its first byte much later,
-    /// after its prompt or, without streaming, its whole response.
+    /// Asks for the models in a backend's memory while requests wait for a load there. Once the usual time
+    /// of a load has passed, a model that is listed counts as loaded: the request that has begun the load
+    /// may have its first byte much later, after its prompt or, without streaming, its whole response.
     async fn watch_loads(&self, member: &Member<S>) {
         loop {
             let begins_to_wait = self.router.begins_to_wait();

@@ -17,6 +17,8 @@ use super::Fleet;
 use super::backend::{Backend, Unreachable};
 use super::member::Member;
 use super::outlier::{Outcome, Reason};
+use crate::ollama::error_cause::cause_of;
+use crate::openai::error::text_of;
 
 /// Time-out of a trial. It includes the load of the model.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -64,6 +66,10 @@ impl Backend {
         let body = Bytes::from(request.to_string());
         let answer = self.post("/api/chat", body, TRIAL_TIMEOUT).await?;
         match answer.status() {
+            // The server has read the model's template, or the request, and works.
+            StatusCode::INTERNAL_SERVER_ERROR if cause_of(&text_of(answer.body())).is_some() => {
+                Ok(())
+            }
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => Err(
                 Unreachable::new(self.name(), format!("/api/chat answered {status}")),
             ),

@@ -5,6 +5,7 @@ use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
 use super::context::Context;
+use super::lane::seconds;
 use super::memory::{Load, Room};
 use super::outside::Outside;
 use super::{Policy, Residency, ServerId, change_lane, lane, server};
@@ -66,6 +67,9 @@ impl Policy {
                     // It is still there, until it is loaded with another context.
                     Residency::Loading(_)
                         if lane.old_context.is_some_and(|old| context == Some(old)) => {}
+                    // Ollama lists a model from the moment that its weights begin to load.
+                    Residency::Loading(since)
+                        if lane.in_flight > 0 && seconds(since, now) < lane.load_seconds() => {}
                     Residency::Resident { .. } => lane.residency = Residency::Resident { context },
                     // The gateway has seen later that it has to be loaded.
                     Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => {}
@@ -100,14 +104,16 @@ impl Policy {
         models.any(|model| model.waiting > 0 && model.lane(id).is_some())
     }
 
-    /// Whether requests wait for a model that this server has, while it loads this or another one and
-    /// would list it once that is complete.
+    /// Whether requests wait for a model that this server has, while it loads this or another one.
     pub(crate) fn is_load_awaited(&self, id: ServerId) -> bool {
         let Some(server) = self.server(id).filter(|server| server.tells_residents) else {
             return false;
         };
         let loads = |lane: &super::Lane| {
-            server.loading.is_some() || matches!(lane.residency, Residency::Loading(_))
+            server.loading.is_some()
+                || matches!(lane.residency, Residency::Loading(_))
+                // A request was sent as if the model were there.
+                || (lane.residency == Residency::Cold && lane.in_flight > 0)
         };
         let mut models = self.models.values().filter(|model| model.waiting > 0);
         models.any(|model| model.lane(id).is_some_and(loads))
@@ -298,6 +304,32 @@ mod tests {
         let residency = |name| policy.models[name].lane(id).unwrap().residency;
         assert_eq!(residency(&models[0]), Residency::Resident { context: None });
         assert_eq!(residency(&models[1]), Residency::Cold);
+    }
+
+    #[test]
+    fn a_model_that_is_listed_while_it_loads_is_not_in_memory_yet() {
+        let (mut policy, begun) = (Policy::default(), Instant::now());
+        let id = policy.add_server(ServerSpec::new("a".into()));
+        let model = ModelName::parse("m").unwrap();
+        policy.set_installed(id, &[(model.clone(), 10 << 30)]);
+        policy.set_residents(id, Some(&[]), begun, begun);
+        let lane = change_lane(&mut policy.models, &model, id, |lane| {
+            lane.set_residency(Residency::Loading(begun), begun);
+            lane.in_flight = 1;
+            lane.load_seconds()
+        });
+        let usual = std::time::Duration::from_secs_f64(lane.unwrap());
+        let row = InMemory {
+            model: model.clone(),
+            bytes: 10 << 30,
+            context: Some(4096),
+            expires: None,
+        };
+        for (after, is_loaded) in [(usual / 2, false), (usual * 2, true)] {
+            let now = begun + after;
+            policy.set_residents(id, Some(std::slice::from_ref(&row)), now, now);
+            assert_eq!(policy.is_resident(&model, id), is_loaded, "{after:?}");
+        }
     }
 
     #[test]
