@@ -31,7 +31,7 @@ pub(super) struct Collector {
     /// The current member of a message is its images.
     is_images: bool,
     /// The depth of the key whose value is an image, and where the value begins.
-    image: Option<(u32, u64)>,
+    image_at: Option<(u32, u64)>,
     /// Where the value of a `source` begins that may be an image in the result of a tool.
     source: Option<u64>,
     error: Option<ScanError>,
@@ -50,7 +50,7 @@ impl Collector {
             num_ctx: None,
             content: None,
             is_images: false,
-            image: None,
+            image_at: None,
             source: None,
             error: None,
         }
@@ -123,13 +123,13 @@ impl Collector {
             (3, b"images") => self.is_images = true,
             (5, b"image_url" | b"source") => {
                 self.found.needs.images = true;
-                self.image = Some((depth, end));
+                self.image_at = Some((depth, end));
             }
-            (5, b"input_audio" | b"file") => self.image = Some((depth, end)),
+            (5, b"input_audio" | b"file") => self.image_at = Some((depth, end)),
             (7, b"source") => self.source = Some(end),
             (8, b"media_type") => {
                 self.found.needs.images = true;
-                self.image = self.image.or(source.map(|begin| (7, begin)));
+                self.image_at = self.image_at.or(source.map(|begin| (7, begin)));
             }
             _ => {}
         }
@@ -137,7 +137,7 @@ impl Collector {
 
     /// Counts the bytes of an image that is over, because a key or a value at this depth ends here.
     fn end_image(&mut self, depth: u32, end: u64) {
-        if let Some((_, begin)) = self.image.take_if(|(of, _)| *of >= depth) {
+        if let Some((_, begin)) = self.image_at.take_if(|(of, _)| *of >= depth) {
             self.found.image_bytes += end - begin;
         }
     }
