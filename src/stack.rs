@@ -56,7 +56,7 @@ use crate::clients::model_rules::ModelRules;
 use crate::clients::request_filter::RequestFilterLayer;
 use crate::cloud::{self, Cloud, OllamaCloudModels, OverflowLayer};
 use crate::live::{LiveSettings, TokenBudgets, runs_a_model};
-use crate::ollama::down_clock::{DownClock, PROBES_OF_LOOKUP, is_lookup};
+use crate::ollama::down_clock::{DownClock, LIMIT_OF_LOOKUP, PROBES_OF_LOOKUP, is_lookup};
 use crate::ollama::fleet::{Backend, Fleet, FleetModels, MayLoad};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::{clean_request, clean_response};
@@ -396,7 +396,7 @@ fn lookup_clock<B>(
         .is_none_or(|usual| limit < usual);
     let clock = StreamTimeouts::new()
         .with_first_byte(limit)
-        .with_first_byte_name("5 times LLAMATOWER_PROBE_TIMEOUT");
+        .with_first_byte_name(LIMIT_OF_LOOKUP);
     let applies = is_shorter && backend.openai().is_none();
     move |mut request| {
         let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);

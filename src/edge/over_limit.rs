@@ -71,17 +71,17 @@ pub(super) async fn refuse<S, B>(
         }
         Ok(first) => Some(Begun::plain(accepted.stream, first, &limits)),
     };
-    let is_probe = |begun: &Begun| services.rules().asks_for_health(&begun.head);
-    if begun.as_ref().is_some_and(is_probe)
-        && let Some(begun) = begun
-    {
-        let service = services.make(peer, accepted.on_loopback, begun.client, begun.state);
-        // Nothing after the probe is read, so the connection closes.
-        service.state.set_unread(true);
-        let socket = EdgeSocket::new(begun.transport, service.state.clone());
-        let head_deadline = Some(deadline);
-        return Box::pin(serve_http(socket, service, *limits, closing, head_deadline)).await;
-    }
+    let begun = match begun {
+        Some(begun) if services.rules().asks_for_health(&begun.head) => {
+            let service = services.make(peer, accepted.on_loopback, begun.client, begun.state);
+            // Nothing after the probe is read, so the connection closes.
+            service.state.set_unread(true);
+            let socket = EdgeSocket::new(begun.transport, service.state.clone());
+            let head_deadline = Some(deadline);
+            return Box::pin(serve_http(socket, service, *limits, closing, head_deadline)).await;
+        }
+        begun => begun,
+    };
     services.gauges().refused_connections.fetch_add(1, Relaxed);
     let refusal = Refusal::TooManyConnections;
     let head = begun.as_ref().map_or(&b""[..], |begun| &begun.head);

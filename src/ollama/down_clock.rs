@@ -36,6 +36,9 @@ const PROBES_AFTER: u32 = 15;
 /// milliseconds, also while it loads a model.
 pub(crate) const PROBES_OF_LOOKUP: u32 = 5;
 
+/// The name of this time-out in errors.
+pub(crate) const LIMIT_OF_LOOKUP: &str = "5 times LLAMATOWER_PROBE_TIMEOUT";
+
 /// Whether an operation asks one server for what it knows of a model.
 pub(crate) fn is_lookup(operation: Operation) -> bool {
     matches!(
@@ -174,19 +177,19 @@ impl Clock {
                 this.falls_silent.set(this.backend.falls_silent());
             }
             let silent_since = this.backend.silent_since();
-            match silent_since.filter(|_| this.deadline.is_armed()) {
-                Some(since) if Some(since) == *this.silent_since => {
-                    return Poll::Ready(ServerDown {
-                        backend: this.backend.name().clone(),
-                        silent_for: since.elapsed(),
-                        retryable: match *this.was_down {
-                            // A better server would have been chosen.
-                            true => Retryable::No,
-                            false => Retryable::Elsewhere,
-                        },
-                    });
-                }
-                _ => {}
+            if let Some(since) = silent_since
+                && this.deadline.is_armed()
+                && silent_since == *this.silent_since
+            {
+                return Poll::Ready(ServerDown {
+                    backend: this.backend.name().clone(),
+                    silent_for: since.elapsed(),
+                    retryable: match *this.was_down {
+                        // A better server would have been chosen.
+                        true => Retryable::No,
+                        false => Retryable::Elsewhere,
+                    },
+                });
             }
             (*this.silent_since, *this.was_down) = (silent_since, false);
             let patience = *this.patience;

@@ -59,8 +59,8 @@ impl List {
         }
     }
 
-    /// Merges the lists of the backends that are up and respond in time or have done so lately, and adds `more` models that
-    /// they do not have.
+    /// Merges the lists of the backends that are up and respond in time or have done so lately, and
+    /// adds `more` models that they do not have.
     ///
     /// # Errors
     /// No backend responded; the error is that of the first backend.

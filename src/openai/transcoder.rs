@@ -186,9 +186,9 @@ impl Transcoder {
             return Ok(());
         }
         let is_first = !std::mem::replace(&mut self.event.has_begun, true);
-        let line = match line.strip_prefix(BYTE_ORDER_MARK) {
-            Some(line) if is_first => line,
-            _ => line,
+        let line = match is_first {
+            true => line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line),
+            false => line,
         };
         if line.is_empty() {
             return self.end_event(now, lines);

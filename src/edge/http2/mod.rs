@@ -11,8 +11,9 @@
 //! ```
 //!
 //! The limits are those of the protocol's known attacks: streams, windows, the size of a head, and resets
-//! (see the constants). Resets by trusted proxies are those of many clients: their number is not limited, only that of
-//! streams that are reset before hyper has accepted them. A client that no longer answers pings is gone.
+//! (see the constants). Resets by trusted proxies are those of many clients: their number is not limited,
+//! only that of streams that are reset before hyper has accepted them. A client that no longer answers
+//! pings is gone.
 
 mod body;
 mod service;

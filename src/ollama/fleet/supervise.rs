@@ -153,9 +153,7 @@ impl<S> Fleet<S> {
             }
         }
     }
-}
 
-impl<S> Fleet<S> {
     /// Asks for the models in a backend's memory while requests wait for a load there. Once the usual time
     /// of a load has passed, a model that is listed counts as loaded: the request that has begun the load
     /// may have its first byte much later, after its prompt or, without streaming, its whole response.
