@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, Method, Uri};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -83,7 +84,8 @@ impl SeenRequest {
     }
     /// The SHA-256 of the body in hex, after it was read.
     pub fn body_sha256(&self) -> Option<String> {
-        self.body().map(|body| hex(&Sha256::digest(body)))
+        self.body()
+            .map(|body| HEXLOWER.encode(&Sha256::digest(body)))
     }
     /// The model name in the body, as written there.
     pub fn model(&self) -> Option<&str> {
@@ -347,13 +349,4 @@ impl Events {
         self.has_waiters.store(true, Ordering::SeqCst);
         self.notify.notified()
     }
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }

@@ -3,11 +3,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::duration;
-use crate::log::hex;
 
 /// A simulated model: its size, speed and capabilities.
 ///
@@ -207,7 +207,7 @@ impl ModelSpec {
 
     /// The digest of the weights: names with the same weights share a runner.
     pub(crate) fn weights(&self) -> String {
-        hex(&Sha256::digest(format!("{} {}", self.name, self.size)))
+        HEXLOWER.encode(&Sha256::digest(format!("{} {}", self.name, self.size)))
     }
 
     pub(crate) fn parameter_size(&self) -> String {

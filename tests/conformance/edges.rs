@@ -1,5 +1,6 @@
 //! Host names, origins, API keys, model management and unusual bodies.
 
+use data_encoding::HEXLOWER;
 use llamatower_layers::api_key::generate_key;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -88,9 +89,7 @@ async fn a_foreign_host_is_refused_on_a_loopback_listener() {
 }
 
 fn digest(blob: &str) -> String {
-    let digest = Sha256::digest(blob);
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", HEXLOWER.encode(&Sha256::digest(blob)))
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn as hyper_service;
@@ -146,7 +147,7 @@ pub(crate) fn error_type(span: &Span) -> Option<String> {
 }
 
 pub(crate) fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(id)
 }
 
 pub(crate) fn is_error(span: &Span) -> bool {

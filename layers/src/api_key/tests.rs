@@ -1,6 +1,8 @@
 use std::convert::Infallible;
 
+use data_encoding::HEXLOWER;
 use http::{HeaderMap, Method, Request, Response};
+use sha2::{Digest, Sha256};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
@@ -10,9 +12,7 @@ const USER: &str = "user-key";
 const ADMIN: &str = "admin-key";
 
 fn digest(key: &str) -> String {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(key);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(key))
 }
 
 fn keys() -> KeySet {

@@ -3,6 +3,7 @@
 use std::sync::PoisonError;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http::{Method, Response, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,7 +11,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Call, is_get, new_id};
-use crate::log::hex;
 use crate::name::Name;
 use crate::sim::{Installed, Server};
 use crate::wire::answer::NDJSON;
@@ -421,7 +421,7 @@ fn create(call: &Call) -> Result<Response<SimBody>, Problem> {
     };
     let installed = Installed {
         name: parsed.short(),
-        digest: hex(&Sha256::digest(&call.body)),
+        digest: HEXLOWER.encode(&Sha256::digest(&call.body)),
         modified_at: Timestamp::now(),
         spec,
     };
@@ -478,7 +478,7 @@ fn upload(call: &Call, digest: &str) -> Result<Response<SimBody>, Problem> {
     if !is_digest(digest) {
         return Err(Problem::bad_request("invalid digest format"));
     }
-    let found = format!("sha256:{}", hex(&Sha256::digest(&call.body)));
+    let found = format!("sha256:{}", HEXLOWER.encode(&Sha256::digest(&call.body)));
     if found != digest {
         return Err(Problem::bad_request(format!(
             "digest mismatch, expected {digest:?}, got {found:?}"
