@@ -2,12 +2,9 @@
 
 mod config;
 
-use std::{
-    env,
-    net::{SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, net::SocketAddr, path::PathBuf, process::Command};
+
+use llamatower_proxies::{free_address, on_path, version_of};
 
 use crate::{
     Args, Error,
@@ -73,10 +70,11 @@ pub(crate) fn find(args: &Args) -> (Vec<Contender>, Vec<String>) {
             notes.push(format!("{name} is not installed here and was left out."));
             return;
         };
-        let version = match kind {
-            Kind::Nginx | Kind::Haproxy(_) => version_of(&program, "-v"),
-            _ => version_of(&program, "--version"),
+        let question = match kind {
+            Kind::Nginx | Kind::Haproxy(_) => "-v",
+            _ => "--version",
         };
+        let version = version_of(Command::new(&program).arg(question));
         found.push(Contender {
             name,
             version,
@@ -121,32 +119,6 @@ pub(crate) fn find(args: &Args) -> (Vec<Contender>, Vec<String>) {
     (found, notes)
 }
 
-/// The path of a program, also in Debian's directories for servers.
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
-}
-
-/// The version that a program prints: the first word with a digit and a dot.
-fn version_of(program: &Path, question: &str) -> String {
-    let output = Command::new(program).arg(question).output();
-    let text = output
-        .map(|output| [output.stdout, output.stderr].concat())
-        .unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let mut words = text
-        .split_whitespace()
-        .flat_map(|word| word.rsplit('/').next());
-    let version = words.find(|word| {
-        let word = word.trim_start_matches('v');
-        word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
-    });
-    version.unwrap_or("unknown").to_owned()
-}
-
 impl Contender {
     /// Starts it in front of the servers and waits until it lists their models.
     pub(crate) async fn start(
@@ -158,7 +130,7 @@ impl Contender {
         let dir = tempfile::Builder::new()
             .prefix("llamatower-race-")
             .tempdir()?;
-        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let listen = free_address()?;
         let place = config::Place {
             dir: dir.path(),
             listen,
@@ -188,16 +160,8 @@ impl Contender {
                 command.envs(place.llamatower());
                 command.envs(settings.clone());
             }
-            Kind::Nginx => {
-                let file = place.write("nginx.conf", &place.nginx())?;
-                command.arg("-p").arg(place.dir);
-                command.args(["-e", "stderr", "-c"]).arg(file);
-            }
-            Kind::Haproxy(maxconn) => {
-                let text = place.haproxy(*maxconn == Maxconn::Slots);
-                let file = place.write("haproxy.cfg", &text)?;
-                command.arg("-db").arg("-f").arg(file);
-            }
+            Kind::Nginx => place.nginx(&mut command)?,
+            Kind::Haproxy(maxconn) => place.haproxy(*maxconn, &mut command)?,
             Kind::OllamaMq => {
                 let file = place.write("appconf.yaml", &place.ollama_mq())?;
                 command.current_dir(place.dir).arg("--no-tui");
@@ -222,15 +186,5 @@ impl Contender {
             }
         }
         Ok(vec![command])
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_of_a_missing_program_is_unknown() {
-        assert_eq!(version_of(Path::new("/no/such/program"), "-v"), "unknown");
     }
 }

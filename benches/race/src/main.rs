@@ -43,13 +43,13 @@ mod scenario;
 mod trace;
 
 use std::{
-    env,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
 
 use clap::Parser;
+use llamatower_proxies::{Error, build_gateway, until_terminated};
 use tokio::runtime::{Builder, Handle};
 
 use crate::{
@@ -61,8 +61,6 @@ use crate::{
     scenario::{Length, Scenario},
     trace::Trace,
 };
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Compares how well proxies route requests to the same fleet of simulated Ollama servers.
 #[derive(Debug, Parser)]
@@ -143,16 +141,8 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
         .enable_all()
         .build()?;
     let clients = Builder::new_current_thread().enable_all().build()?;
-    clients.block_on(async {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        // Processes end when the future that holds them is dropped.
-        tokio::select! {
-            done = compare(&args, &traces, servers.handle(), runs_first) => done.map(|()| ExitCode::SUCCESS),
-            _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
-            _ = terminate.recv() => Ok(ExitCode::from(143)),
-        }
-    })
+    let comparison = compare(&args, &traces, servers.handle(), runs_first);
+    clients.block_on(until_terminated(comparison))
 }
 
 /// Lets this process, and the proxies that it starts, run before other processes of the machine,
@@ -163,22 +153,6 @@ fn run_first() -> bool {
         .args(["--rr", "--all-tasks", "--pid", "1", &id])
         .output();
     command.is_ok_and(|output| output.status.success())
-}
-
-/// Builds the gateway of this workspace.
-fn build_gateway() -> Result<PathBuf, Error> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let workspace = here.ancestors().nth(2).unwrap_or(here);
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--bin", "llamatower"])
-        .current_dir(workspace)
-        .status()?;
-    if !status.success() {
-        return Err("the gateway could not be built; use --gateway to give a binary".into());
-    }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    Ok(workspace.join(target).join("release/llamatower"))
 }
 
 async fn compare(

@@ -3,13 +3,12 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use llamatower_proxies::{ProcessGroup, last_lines};
 use tempfile::TempDir;
 
 use crate::{Error, client::Client};
@@ -18,7 +17,8 @@ use crate::{Error, client::Client};
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
-    children: Vec<Child>,
+    /// One for each of its programs.
+    groups: Vec<ProcessGroup>,
     /// Its configuration and its output.
     dir: TempDir,
 }
@@ -32,18 +32,13 @@ impl Running {
     ) -> Result<Self, Error> {
         let mut running = Self {
             address,
-            children: Vec::new(),
+            groups: Vec::new(),
             dir,
         };
         for (nth, mut command) in commands.into_iter().enumerate() {
             let output = fs::File::create(running.dir.path().join(format!("output-{nth}.log")))?;
-            let child = command
-                .process_group(0)
-                .stdin(Stdio::null())
-                .stdout(output.try_clone()?)
-                .stderr(output)
-                .spawn()?;
-            running.children.push(child);
+            command.stdout(output.try_clone()?).stderr(output);
+            running.groups.push(ProcessGroup::spawn(&mut command)?);
         }
         Ok(running)
     }
@@ -67,8 +62,7 @@ impl Running {
                 }
                 Err(why) => why,
             };
-            let has_ended = self.children[0].try_wait()?.is_some();
-            if has_ended || begin.elapsed() > Duration::from_secs(60) {
+            if self.groups[0].has_ended()? || begin.elapsed() > Duration::from_secs(60) {
                 return Err(format!("it is not ready: {why}\n{}", self.last_output()).into());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -94,11 +88,7 @@ impl Running {
     }
 
     fn last_output(&self) -> String {
-        let file = self.dir.path().join("output-0.log");
-        let text = fs::read(file).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<_> = text.lines().rev().take(8).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+        last_lines(&self.dir.path().join("output-0.log"), 8)
     }
 
     /// Copies the output of its programs.
@@ -115,7 +105,7 @@ impl Running {
 
     /// The CPU time of its processes so far, with the processes that they have waited for.
     pub(crate) fn cpu(&self) -> Result<Duration, Error> {
-        let groups: Vec<u32> = self.children.iter().map(Child::id).collect();
+        let groups: Vec<u32> = self.groups.iter().map(ProcessGroup::id).collect();
         let mut ticks = 0;
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
@@ -145,21 +135,6 @@ fn group_and_ticks(stat: &str) -> Option<(u32, u64)> {
         .iter()
         .map(|ticks| ticks.parse::<u64>().ok());
     Some((group, ticks.sum::<Option<u64>>()?))
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // As long as the child was not waited for, its group id cannot belong to another group.
-            let is_running = matches!(child.try_wait(), Ok(None));
-            if is_running
-                && let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw)
-            {
-                kill_process_group(group, Signal::KILL).ok();
-            }
-            child.wait().ok();
-        }
-    }
 }
 
 #[cfg(test)]

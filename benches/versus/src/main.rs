@@ -29,16 +29,12 @@ mod shared;
 mod tls;
 
 use std::{
-    env, fs,
-    net::SocketAddr,
-    num::NonZeroUsize,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Command, ExitCode},
-    time::Instant,
+    env, fs, net::SocketAddr, num::NonZeroUsize, os::unix::process::CommandExt as _, path::PathBuf,
+    process::ExitCode, time::Instant,
 };
 
 use clap::{Parser, Subcommand};
+use llamatower_proxies::{Error, build_gateway, until_terminated, workspace};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
@@ -47,8 +43,6 @@ use crate::{
     rounds::Bench,
     shapes::{SHAPES, Shape},
 };
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Set in the process that is bound to its core.
 const PINNED: &str = "LLAMATOWER_VERSUS_PINNED";
@@ -142,7 +136,36 @@ enum Role {
     Fill { parent: u32 },
 }
 
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// All proxies.
+    Proxies,
+    /// nginx, the gateway and plain hyper, without and with TLS.
+    Tls,
+    /// The gateway alone: growing numbers of models, backends and idle connections.
+    Growth,
+    /// The gateway alone: lines that it passes, and lines that it translates.
+    Dialects,
+    /// The gateway alone: without and with observers.
+    Observed,
+    /// The gateway alone: limits in memory and in Redis.
+    Shared,
+}
+
 impl Args {
+    fn part(&self) -> Part {
+        let flags = [
+            (self.tls, Part::Tls),
+            (self.growth, Part::Growth),
+            (self.dialects, Part::Dialects),
+            (self.shared, Part::Shared),
+            (self.observed, Part::Observed),
+        ];
+        let chosen = flags.into_iter().find(|(is_given, _)| *is_given);
+        chosen.map_or(Part::Proxies, |(_, part)| part)
+    }
+
     fn rounds(&self) -> usize {
         self.rounds.unwrap_or(if self.quick { 1 } else { 5 })
     }
@@ -162,13 +185,14 @@ impl Args {
     }
 
     fn has(&self, shape: &Shape) -> bool {
-        if self.tls && self.shape.is_empty() {
-            return tls::SHAPES.contains(&shape.name);
+        if !self.shape.is_empty() {
+            return self.shape.iter().any(|name| name == shape.name);
         }
-        if self.shared && self.shape.is_empty() {
-            return shared::SHAPES.contains(&shape.name);
+        match self.part() {
+            Part::Tls => tls::SHAPES.contains(&shape.name),
+            Part::Shared => shared::SHAPES.contains(&shape.name),
+            _ => true,
         }
-        self.shape.is_empty() || self.shape.iter().any(|name| name == shape.name)
     }
 
     /// Whether a contender is selected. The first two are always needed.
@@ -223,35 +247,7 @@ fn start(mut args: Args) -> Result<ExitCode, Error> {
         }
         return Err(pin(&args));
     }
-    runtime()?.block_on(async {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-        // A process ends when the future that holds it is dropped.
-        tokio::select! {
-            done = compare(&args) => done.map(|()| ExitCode::SUCCESS),
-            _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
-            _ = terminate.recv() => Ok(ExitCode::from(143)),
-        }
-    })
-}
-
-/// Builds the gateway of this workspace.
-fn build_gateway() -> Result<PathBuf, Error> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--release", "--bin", "llamatower"])
-        .current_dir(workspace())
-        .status()?;
-    if !status.success() {
-        return Err("the gateway could not be built; use --gateway to give a binary".into());
-    }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    Ok(workspace().join(target).join("release/llamatower"))
-}
-
-fn workspace() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here)
+    runtime()?.block_on(until_terminated(compare(&args)))
 }
 
 /// Replaces this process by the same program, bound to its core and with a higher limit of open
@@ -299,33 +295,35 @@ fn pin(args: &Args) -> Error {
 }
 
 async fn compare(args: &Args) -> Result<(), Error> {
-    let (mut contenders, mut notes) = contenders::find(args)?;
+    let (installed, mut notes) = contenders::find(args)?;
     let epoch = Instant::now();
-    if args.tls {
-        contenders = tls::contenders(&contenders)?;
-    }
-    if args.growth || args.dialects || args.observed || args.shared {
-        let gateway = contenders.iter().find(|one| one.name == "llamatower");
-        let gateway =
-            gateway.ok_or("--growth, --dialects, --observed and --shared need the gateway")?;
-        if args.growth {
-            println!("{}", growth::measure(args, epoch, gateway).await?);
-            return Ok(());
-        }
-        contenders = match (args.dialects, args.shared) {
-            (true, _) => dialects::contenders(gateway).into(),
-            (_, true) => {
-                let priority = match cpu::can_run_first(args.load_core) {
-                    true => Priority::First,
-                    false => Priority::Usual,
-                };
-                shared::contenders(gateway, args.load_core, priority).into()
+    let part = args.part();
+    let contenders = match part {
+        Part::Proxies => installed,
+        Part::Tls => tls::contenders(&installed)?,
+        Part::Growth | Part::Dialects | Part::Observed | Part::Shared => {
+            // They tell of other proxies, and of latencies.
+            notes.clear();
+            let gateway = installed.iter().find(|one| one.name == "llamatower");
+            let gateway =
+                gateway.ok_or("--growth, --dialects, --observed and --shared need the gateway")?;
+            match part {
+                Part::Growth => {
+                    println!("{}", growth::measure(args, epoch, gateway).await?);
+                    return Ok(());
+                }
+                Part::Dialects => dialects::contenders(gateway).into(),
+                Part::Shared => {
+                    let priority = match cpu::can_run_first(args.load_core) {
+                        true => Priority::First,
+                        false => Priority::Usual,
+                    };
+                    shared::contenders(gateway, args.load_core, priority).into()
+                }
+                _ => observed::contenders(gateway).into(),
             }
-            _ => observed::contenders(gateway).into(),
-        };
-        // They tell of other proxies, and of latencies.
-        notes.clear();
-    }
+        }
+    };
     if let Some(count) = args.streams {
         notes.push(format!(
             "Each shape of streams had {count} of them at the same time, whatever its name says."
@@ -348,33 +346,30 @@ async fn compare(args: &Args) -> Result<(), Error> {
         rounds: args.rounds(),
         seconds: args.seconds(),
     };
-    if args.dialects {
-        println!("{}", dialects::table(&report));
-        return Ok(());
-    }
-    if args.observed {
-        println!("{}", observed::table(&report));
-        return Ok(());
-    }
-    if args.shared {
-        println!("{}", shared::table(&report));
-        return Ok(());
-    }
-    if args.tls {
-        println!("{}", tls::table(&report));
-        return Ok(());
-    }
-    let plots = plot::plots(&report);
-    let files: Vec<_> = plots
-        .iter()
-        .map(|(title, file, _)| (title.clone(), file.clone()))
-        .collect();
+    let table = match part {
+        Part::Dialects => dialects::table(&report),
+        Part::Observed => observed::table(&report),
+        Part::Shared => shared::table(&report),
+        Part::Tls => tls::table(&report),
+        Part::Proxies | Part::Growth => return write(&report, args),
+    };
+    println!("{table}");
+    Ok(())
+}
+
+/// Prints the comparison of all proxies, and writes it into the guide if that is asked for.
+fn write(report: &Report, args: &Args) -> Result<(), Error> {
     println!("{}", report.page(&[]));
     if report.samples.is_empty() {
         return Err("nothing could be measured".into());
     }
     if args.write_docs {
         let docs = workspace().join("docs");
+        let plots = plot::plots(report);
+        let files: Vec<_> = plots
+            .iter()
+            .map(|(title, file, _)| (title.clone(), file.clone()))
+            .collect();
         fs::write(docs.join("versus.md"), report.page(&files))?;
         for (_, file, svg) in plots {
             fs::write(docs.join(file), svg)?;

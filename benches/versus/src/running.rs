@@ -3,12 +3,11 @@
 use std::{
     fs,
     net::SocketAddr,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use llamatower_proxies::{ProcessGroup, last_lines};
 use tempfile::TempDir;
 
 use crate::{
@@ -37,7 +36,7 @@ pub(crate) struct Running {
 
 #[derive(Debug)]
 struct Process {
-    child: Child,
+    group: ProcessGroup,
     begin: Instant,
     /// The configuration and the standard error output.
     dir: TempDir,
@@ -81,17 +80,15 @@ impl Running {
         dir: TempDir,
     ) -> Result<Self, Error> {
         let begin = Instant::now();
-        let child = command
-            .process_group(0)
-            .stdin(Stdio::null())
+        command
             .stdout(Stdio::null())
-            .stderr(fs::File::create(dir.path().join(STDERR_FILE))?)
-            .spawn()?;
+            .stderr(fs::File::create(dir.path().join(STDERR_FILE))?);
+        let group = ProcessGroup::spawn(&mut command)?;
         Ok(Self {
             addresses: vec![listen],
             cold_start: None,
             tls: None,
-            process: Some(Process { child, begin, dir }),
+            process: Some(Process { group, begin, dir }),
             _watching: Watching::default(),
             _redis: None,
         })
@@ -99,12 +96,12 @@ impl Running {
 
     /// The process group.
     pub(crate) fn group(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.child.id())
+        self.process.as_ref().map(|process| process.group.id())
     }
 
     pub(crate) fn has_ended(&mut self) -> Result<bool, Error> {
         match &mut self.process {
-            Some(process) => Ok(process.child.try_wait()?.is_some()),
+            Some(process) => Ok(process.group.has_ended()?),
             None => Ok(false),
         }
     }
@@ -142,22 +139,6 @@ impl Running {
             .process
             .as_ref()
             .map(|one| one.dir.path().join(STDERR_FILE));
-        let text = file.and_then(|file| fs::read_to_string(file).ok());
-        let text = text.unwrap_or_default();
-        let lines: Vec<_> = text.lines().rev().take(5).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Some(Process { child, .. }) = &mut self.process else {
-            return;
-        };
-        // The child was not waited for yet, so its group id cannot belong to another group.
-        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-            kill_process_group(group, Signal::KILL).ok();
-        }
-        child.wait().ok();
+        file.map_or_else(String::new, |file| last_lines(&file, 5))
     }
 }

@@ -4,15 +4,16 @@
 use std::{
     fmt::Write as _,
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use llamatower_proxies::{ProcessGroup, free_address};
 use tokio::net::TcpStream;
 
 use crate::{
     Error,
-    contenders::{Contender, free_address},
+    contenders::Contender,
     cpu::{self, Priority},
     report::Report,
     rounds::Sample,
@@ -62,7 +63,7 @@ pub(crate) fn header(limits: Limits) -> String {
 /// A Redis for one run of a gateway. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Redis {
-    process: Child,
+    group: ProcessGroup,
     address: SocketAddr,
 }
 
@@ -83,23 +84,16 @@ impl Redis {
             "--port",
         ]);
         command.arg(address.port().to_string());
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let mut redis = Self { process, address };
+        let group = ProcessGroup::spawn(command.stdout(Stdio::null()))?;
+        let mut redis = Self { group, address };
         let begin = Instant::now();
         while TcpStream::connect(redis.address).await.is_err() {
-            if redis.process.try_wait()?.is_some() || begin.elapsed() > Duration::from_secs(10) {
+            if redis.group.has_ended()? || begin.elapsed() > Duration::from_secs(10) {
                 return Err("redis-server does not start; --shared needs it".into());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(Some(redis))
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
     }
 }
 

@@ -4,10 +4,14 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Command,
 };
 
+use data_encoding::HEXLOWER;
+use llamatower_proxies::{Haproxy, Nginx, numbered};
 use sha2::{Digest as _, Sha256};
 
+use super::Maxconn;
 use crate::{
     Error,
     client::key_of,
@@ -40,11 +44,6 @@ impl Place<'_> {
         }
     }
 
-    fn each_server(&self, line: impl Fn(usize, &SocketAddr) -> String) -> String {
-        let servers = self.servers.iter().enumerate();
-        servers.map(|(nth, server)| line(nth, server)).collect()
-    }
-
     /// Only the addresses, what the scenario is about, and the gateway's intervals in time of the
     /// model: 5 s between two probes, and 30 s of ageing.
     pub(super) fn llamatower(&self) -> Vec<(&'static str, String)> {
@@ -69,9 +68,8 @@ impl Place<'_> {
         if self.scenario.has_clients {
             let clients = self.scenario.jobs.iter().map(|job| job.client).max();
             let keys = (0..=clients.unwrap_or(0)).map(|client| {
-                let digest = Sha256::digest(key_of(client));
-                let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                format!("client-{client}=sha256:{hex}")
+                let digest = HEXLOWER.encode(&Sha256::digest(key_of(client)));
+                format!("client-{client}=sha256:{digest}")
             });
             let keys: Vec<_> = keys.collect();
             settings.push(("LLAMATOWER_API_KEYS", keys.join(",")));
@@ -82,93 +80,59 @@ impl Place<'_> {
     /// `least_conn`, with another server asked after an error that a proxy may repeat: not after
     /// 500, which an answer to a wrong request may have, too. A server that failed is left out for
     /// 10 s of the model, which is nginx's default, or for a second, which is its shortest time.
-    pub(super) fn nginx(&self) -> String {
+    pub(super) fn nginx(&self, command: &mut Command) -> Result<(), Error> {
         let fail_timeout = (10.0 / self.speed).ceil();
-        let servers =
-            self.each_server(|_, at| format!("    server {at} fail_timeout={fail_timeout}s;\n"));
-        let (dir, listen, timeout) = (self.dir.display(), self.listen, self.first_byte());
-        // Otherwise the worker runs as the user `nobody`, which cannot read the directory.
-        let user = match rustix::process::geteuid().is_root() {
-            true => "user root;\n",
-            false => "",
-        };
-        format!(
-            "{user}daemon off;
-worker_processes 1;
-pid {dir}/nginx.pid;
-error_log stderr crit;
-events {{ worker_connections 10000; }}
-http {{
-  access_log off;
-  client_body_temp_path {dir}/body;
-  proxy_temp_path {dir}/proxy;
-  fastcgi_temp_path {dir}/fastcgi;
-  uwsgi_temp_path {dir}/uwsgi;
-  scgi_temp_path {dir}/scgi;
-  client_max_body_size 1g;
-  client_body_buffer_size 1m;
-  upstream backends {{
-    least_conn;
-{servers}    keepalive 256;
-  }}
-  server {{
-    listen {listen} backlog=4096;
-    location / {{
-      proxy_pass http://backends;
-      proxy_http_version 1.1;
-      proxy_set_header Host $http_host;
-      proxy_set_header Connection \"\";
-      proxy_buffering off;
+        let servers = numbered(self.servers, |_, at| {
+            format!("    server {at} fail_timeout={fail_timeout}s;\n")
+        });
+        let timeout = self.first_byte();
+        let nginx = Nginx {
+            dir: self.dir,
+            listen: self.listen,
+            http: "client_body_buffer_size 1m;",
+            upstream: &format!("least_conn;\n{servers}"),
+            tls: None,
+            location: &format!(
+                "proxy_set_header Host $http_host;
       proxy_read_timeout {timeout}ms;
-      proxy_next_upstream error timeout http_502 http_503 http_504 non_idempotent;
-    }}
-  }}
-}}
-"
-        )
+      proxy_next_upstream error timeout http_502 http_503 http_504 non_idempotent;"
+            ),
+        };
+        Ok(nginx.configure(command)?)
     }
 
     /// `leastconn`, with the same repetitions as nginx.
-    pub(super) fn haproxy(&self, has_maxconn: bool) -> String {
-        let maxconn = match has_maxconn {
-            true => format!(" maxconn {SLOTS}"),
-            false => String::new(),
+    pub(super) fn haproxy(&self, maxconn: Maxconn, command: &mut Command) -> Result<(), Error> {
+        let maxconn = match maxconn {
+            Maxconn::Slots => format!(" maxconn {SLOTS}"),
+            Maxconn::Unset => String::new(),
         };
-        let servers = self.each_server(|nth, at| format!("  server s{nth} {at}{maxconn}\n"));
-        let (listen, timeout) = (self.listen, self.first_byte());
-        format!(
-            "global
-  nbthread 1
-  maxconn 9000
-  tune.bufsize 131072
-defaults
-  mode http
-  option http-keep-alive
-  option http-no-delay
-  timeout connect 5s
-  timeout client 1h
-  timeout server {timeout}ms
-  timeout queue 1h
-  timeout http-request 1h
-  timeout http-keep-alive 1h
-frontend clients
-  bind {listen} backlog 4096
-  default_backend backends
-backend backends
-  balance leastconn
+        let servers = numbered(self.servers, |nth, at| {
+            format!("  server s{nth} {at}{maxconn}\n")
+        });
+        let timeout = self.first_byte();
+        let haproxy = Haproxy {
+            dir: self.dir,
+            listen: self.listen,
+            global: "tune.bufsize 131072",
+            defaults: &format!("timeout server {timeout}ms\n  timeout queue 1h"),
+            backend: &format!(
+                "balance leastconn
   option redispatch 1
   retries 3
   retry-on conn-failure empty-response response-timeout 502 503 504
   option http-buffer-request
 {servers}"
-        )
+            ),
+        };
+        Ok(haproxy.configure(command)?)
     }
 
     /// It takes one request at a time for each server and model unless it is told the slots, which
     /// its list of models does; that list also loads the models, so it has only one that is in
     /// memory already.
     pub(super) fn ollama_mq(&self) -> String {
-        let servers = self.each_server(|_, at| format!("  - http://{at}\n"));
+        let servers = numbered(self.servers, |_, at| format!("  - http://{at}\n"));
         let models = match self.scenario.models {
             1 => format!(
                 "models:\n  - name: \"{}\"\n    keep_alive: -1\n    max_concurrent_requests: {SLOTS}\n",

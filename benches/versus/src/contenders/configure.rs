@@ -2,6 +2,8 @@
 
 use std::{env, fs, net::SocketAddr, path::Path, process::Command};
 
+use llamatower_proxies::{Haproxy, Nginx, numbered};
+
 use super::{Contender, Kind, LITELLM_OFFLINE, RequestBuffering};
 use crate::{Error, tls::Tls};
 
@@ -18,22 +20,32 @@ impl Contender {
         match self.kind {
             Kind::Direct => {}
             Kind::Nginx(buffering) => {
-                let file = dir.join("nginx.conf");
-                let tls = self.tls.as_ref();
-                fs::write(&file, nginx(dir, listen, backends, buffering, tls))?;
-                command
-                    .arg(&self.program)
-                    .arg("-p")
-                    .arg(dir)
-                    .arg("-e")
-                    .arg("stderr")
-                    .arg("-c");
-                command.arg(file);
+                let tls = self.tls.as_ref().map(nginx_certificate);
+                Nginx {
+                    dir,
+                    listen,
+                    http: "keepalive_requests 100000000;",
+                    upstream: &format!(
+                        "{}keepalive_requests 100000000;",
+                        numbered(backends, |_, at| format!("server {at};\n    "))
+                    ),
+                    tls: tls.as_deref(),
+                    location: &format!("{}\n      proxy_read_timeout 1h;", buffering.directives()),
+                }
+                .configure(command.arg(&self.program))?;
             }
             Kind::Haproxy => {
-                let file = dir.join("haproxy.cfg");
-                fs::write(&file, haproxy(listen, backends))?;
-                command.arg(&self.program).arg("-db").arg("-f").arg(file);
+                let servers = numbered(backends, |nth, at| {
+                    format!("  server s{nth} {at} pool-max-conn 256\n")
+                });
+                Haproxy {
+                    dir,
+                    listen,
+                    global: "",
+                    defaults: "timeout server 1h",
+                    backend: &format!("balance roundrobin\n  http-reuse always\n{servers}"),
+                }
+                .configure(command.arg(&self.program))?;
             }
             Kind::Llamatower(log) => {
                 let servers = self.servers;
@@ -103,109 +115,23 @@ impl RequestBuffering {
     }
 }
 
-fn nginx(
-    dir: &Path,
-    listen: SocketAddr,
-    backends: &[SocketAddr],
-    buffering: RequestBuffering,
-    tls: Option<&Tls>,
-) -> String {
-    let buffering = buffering.directives();
-    let (ssl, certificate) = match tls {
-        None => ("", String::new()),
-        Some(tls) => {
-            let (cert, key) = (tls.cert.display(), tls.key.display());
-            let certificate = format!(
-                "    ssl_certificate {cert};\n    ssl_certificate_key {key};\n    \
-                 ssl_protocols TLSv1.3;\n    ssl_session_cache off;\n"
-            );
-            (" ssl", certificate)
-        }
-    };
-    let servers: String = backends
-        .iter()
-        .map(|at| format!("    server {at};\n"))
-        .collect();
-    let dir = dir.display();
-    // Otherwise the worker runs as the user `nobody`, which cannot read the directory.
-    let user = if rustix::process::geteuid().is_root() {
-        "user root;\n"
-    } else {
-        ""
-    };
+/// The certificate and its key, without what makes a later handshake cheaper than the first one.
+fn nginx_certificate(tls: &Tls) -> String {
+    let (cert, key) = (tls.cert.display(), tls.key.display());
     format!(
-        "{user}daemon off;
-worker_processes 1;
-pid {dir}/nginx.pid;
-error_log stderr crit;
-events {{ worker_connections 10000; }}
-http {{
-  access_log off;
-  client_body_temp_path {dir}/body;
-  proxy_temp_path {dir}/proxy;
-  fastcgi_temp_path {dir}/fastcgi;
-  uwsgi_temp_path {dir}/uwsgi;
-  scgi_temp_path {dir}/scgi;
-  keepalive_requests 100000000;
-  client_max_body_size 1g;
-  upstream backends {{
-{servers}    keepalive 256;
-    keepalive_requests 100000000;
-  }}
-  server {{
-    listen {listen}{ssl} backlog=4096;
-{certificate}    location / {{
-      proxy_pass http://backends;
-      proxy_http_version 1.1;
-      proxy_set_header Connection \"\";
-      proxy_buffering off;
-      {buffering}
-      proxy_read_timeout 1h;
-    }}
-  }}
-}}
-"
-    )
-}
-
-fn haproxy(listen: SocketAddr, backends: &[SocketAddr]) -> String {
-    let servers: String = backends
-        .iter()
-        .enumerate()
-        .map(|(nth, at)| format!("  server s{nth} {at} pool-max-conn 256\n"))
-        .collect();
-    format!(
-        "global
-  nbthread 1
-  maxconn 9000
-defaults
-  mode http
-  option http-keep-alive
-  option http-no-delay
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-  timeout http-request 1h
-  timeout http-keep-alive 1h
-frontend clients
-  bind {listen} backlog 4096
-  default_backend backends
-backend backends
-  balance roundrobin
-  http-reuse always
-{servers}"
+        "ssl_certificate {cert};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.3;
+    ssl_session_cache off;"
     )
 }
 
 fn litellm(backends: &[SocketAddr]) -> String {
-    let models: String = backends
-        .iter()
-        .map(|at| {
-            format!(
-                "  - model_name: bench\n    litellm_params:\n      model: openai/bench\n      \
-                 api_base: http://{at}/v1\n      api_key: sk-versus\n"
-            )
-        })
-        .collect();
+    let models = numbered(backends, |_, at| {
+        format!(
+            "  - model_name: bench\n    litellm_params:\n      model: openai/bench\n      \
+             api_base: http://{at}/v1\n      api_key: sk-versus\n"
+        )
+    });
     format!("model_list:\n{models}litellm_settings:\n  num_retries: 0\n")
 }

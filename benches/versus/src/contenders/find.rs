@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use llamatower_proxies::{on_path, version_of};
+
 use super::{Contender, Kind, LITELLM_OFFLINE, OLLAMA, RequestBuffering};
 use crate::{
     Args, Error,
@@ -29,8 +31,8 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
         };
         let version = match kind {
             Kind::Direct | Kind::PlainHyper => "of this build".to_owned(),
-            Kind::Nginx(_) | Kind::Haproxy => version_of(&program, "-v"),
-            Kind::Llamatower(_) | Kind::Litellm => version_of(&program, "--version"),
+            Kind::Nginx(_) | Kind::Haproxy => printed_version(&program, "-v"),
+            Kind::Llamatower(_) | Kind::Litellm => printed_version(&program, "--version"),
             Kind::Portkey => portkey_version(&program),
         };
         found.push(Contender {
@@ -98,36 +100,10 @@ pub(crate) fn find(args: &Args) -> Result<(Vec<Contender>, Vec<String>), Error> 
     Ok((found, notes))
 }
 
-/// The path of a program, also in Debian's directories for servers.
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
-}
-
 /// The version that a program prints.
-fn version_of(program: &Path, question: &str) -> String {
+fn printed_version(program: &Path, question: &str) -> String {
     let mut command = Command::new(program);
-    command.arg(question).env(LITELLM_OFFLINE, "True");
-    let output = command.output();
-    let text = output
-        .map(|output| [output.stdout, output.stderr].concat())
-        .unwrap_or_default();
-    version_in(&String::from_utf8_lossy(&text))
-}
-
-/// The first word with a digit and a dot.
-fn version_in(text: &str) -> String {
-    let mut words = text
-        .split_whitespace()
-        .flat_map(|word| word.rsplit('/').next());
-    let version = words.find(|word| {
-        let word = word.trim_start_matches('v');
-        word.starts_with(|first: char| first.is_ascii_digit()) && word.contains('.')
-    });
-    version.unwrap_or("unknown").to_owned()
+    version_of(command.arg(question).env(LITELLM_OFFLINE, "True"))
 }
 
 /// The version in the `package.json` of Portkey, and that of node.
@@ -145,20 +121,6 @@ fn portkey_version(server: &Path) -> String {
     format!(
         "{}, node {}",
         version.unwrap_or("unknown"),
-        version_of(Path::new("node"), "--version")
+        printed_version(Path::new("node"), "--version")
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_version_is_found_in_a_text() {
-        assert_eq!(version_in("nginx version: nginx/1.22.1\n"), "1.22.1");
-        let haproxy = "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/";
-        assert_eq!(version_in(haproxy), "2.6.12-1+deb12u4");
-        assert_eq!(version_in("v20.20.2"), "v20.20.2");
-        assert_eq!(version_in(""), "unknown");
-    }
 }

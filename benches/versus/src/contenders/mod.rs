@@ -17,7 +17,6 @@ use crate::{
 };
 
 pub(crate) use find::find;
-pub(crate) use start::free_address;
 
 /// Without this, LiteLLM fetches prices from the internet at its start.
 const LITELLM_OFFLINE: &str = "LITELLM_LOCAL_MODEL_COST_MAP";

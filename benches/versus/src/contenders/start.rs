@@ -1,6 +1,8 @@
 //! Starts a proxy.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+
+use llamatower_proxies::free_address;
 
 use super::{Contender, Kind};
 use crate::{
@@ -69,9 +71,4 @@ impl Contender {
         let running = Running::spawn(command, listen, dir)?;
         Ok(running.by_tls(self.tls.clone()).sharing(redis))
     }
-}
-
-/// A free loopback address.
-pub(crate) fn free_address() -> Result<SocketAddr, Error> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
