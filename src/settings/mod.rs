@@ -26,7 +26,6 @@ mod files;
 mod keys_file;
 mod nearest;
 mod parse;
-mod parse_servers;
 mod paths;
 mod reader;
 mod report;

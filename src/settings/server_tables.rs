@@ -10,8 +10,7 @@ use std::num::NonZeroUsize;
 use toml::{Table, Value};
 
 use super::error::Problem;
-use super::parse::{self, Parsed};
-use super::parse_servers::{label, model, weight};
+use super::parse::{self, Parsed, label, model, weight};
 use super::source::text_of;
 use crate::ollama::fleet::ModelPattern;
 use crate::ollama::upstream::{Address, has_user};

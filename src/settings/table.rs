@@ -23,7 +23,6 @@ use super::cloud::{CloudModels, CloudWhen, cloud_models, cloud_url, cloud_when};
 use super::declared_models::DeclaredModels;
 use super::keys_file::KeysFile;
 use super::parse::*;
-use super::parse_servers::*;
 use super::reader::Reader;
 use super::secret::Secret;
 use super::setting::{Form, Setting};
