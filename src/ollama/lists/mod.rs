@@ -1,22 +1,24 @@
 //! Merges the lists of all backends into one, as a single Ollama would send it.
 //!
-//! Rows are passed on byte for byte. The gateway only chooses the rows and their order.
+//! Rows are passed on byte for byte. The gateway only chooses the rows and their order. How it asks the
+//! backends is in `pages.rs`.
+
+mod pages;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures_util::future::join_all;
 use jiff::Timestamp;
 use llamatower_layers::llm_request::ModelName;
 use llamatower_layers::model_alias::Candidate;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
 
+pub(super) use self::pages::lowest_version;
+use self::pages::pages_of;
 use super::fleet::{Backend, Unreachable};
 use crate::clients::model_rules::VisibleModels;
 use crate::openai::models;
@@ -72,22 +74,15 @@ impl List {
         more: Option<&MoreModels>,
     ) -> Result<Bytes, Unreachable> {
         let backends: Vec<_> = backends.collect();
-        let replaced = more.filter(|more| !more.if_unreachable.is_empty());
+        let if_unreachable = more.map(|more| &*more.if_unreachable);
+        let if_unreachable = if_unreachable.filter(|names| !names.is_empty());
         let all_down = backends.iter().all(|backend| !backend.is_up());
-        let instead = |more: &'_ MoreModels| (Vec::new(), more.if_unreachable.clone());
-        let (pages, names) = match replaced {
+        let (pages, names) = match if_unreachable {
             // Nothing has to wait for their time-outs.
-            Some(more) if all_down => instead(more),
-            _ => match (
-                pages_of(backends.into_iter(), self.path(), limit).await,
-                replaced,
-            ) {
-                (Ok(pages), _) => (
-                    pages,
-                    more.map(|more| more.listed.clone()).unwrap_or_default(),
-                ),
-                (Err(_), Some(more)) => instead(more),
-                (Err(error), None) => return Err(error),
+            Some(names) if all_down => (Vec::new(), names),
+            _ => match pages_of(backends.into_iter(), self.path(), limit).await {
+                Ok(pages) => (pages, more.map_or(&[][..], |more| &more.listed[..])),
+                Err(error) => (Vec::new(), if_unreachable.ok_or(error)?),
             },
         };
         let mut rows: Vec<_> = allowed_rows(&pages).collect();
@@ -132,11 +127,11 @@ impl List {
 
     fn merge(self, mut rows: Vec<Row<'_>>) -> Bytes {
         rows.sort_by_key(|row| std::cmp::Reverse(row.rank));
-        let mut seen = HashMap::new();
+        let mut seen = HashSet::new();
         let (head, tail) = self.frame();
         let mut merged = BytesMut::from(head);
         for row in rows {
-            if seen.insert(row.key, ()).is_some() {
+            if !seen.insert(row.key) {
                 continue;
             }
             if seen.len() > 1 {
@@ -177,89 +172,6 @@ pub(super) async fn model<'a>(
 fn newest<'r, 'a>(rows: &'r [Row<'a>], name: &ModelName) -> Option<&'r Row<'a>> {
     let rows = rows.iter().filter(|row| row.key == *name);
     rows.max_by_key(|row| row.rank)
-}
-
-/// The lowest version of all backends: a client can rely on it at every backend.
-///
-/// # Errors
-/// No backend responded; the error is that of the first backend.
-pub(super) async fn lowest_version<'a>(
-    backends: impl Iterator<Item = &'a Backend>,
-    limit: Duration,
-) -> Result<Bytes, Unreachable> {
-    let pages = pages_of(backends, "/api/version", limit).await?;
-    let pages = pages.into_iter().map(|(_, page)| page);
-    let lowest = pages.min_by_key(|page| version_in(page));
-    Ok(lowest.unwrap_or_default())
-}
-
-fn version_in(page: &[u8]) -> Option<semver::Version> {
-    #[derive(Deserialize)]
-    struct Page {
-        version: String,
-    }
-    let page: Page = serde_json::from_slice(page).ok()?;
-    semver::Version::parse(&page.version).ok()
-}
-
-async fn pages_of<'a>(
-    backends: impl Iterator<Item = &'a Backend>,
-    path: &'static str,
-    limit: Duration,
-) -> Result<Vec<(&'a Backend, Bytes)>, Unreachable> {
-    let (up, down): (Vec<_>, Vec<_>) = backends.partition(|backend| backend.is_up());
-    let backends = if up.is_empty() { down } else { up };
-    let answers = join_all(backends.iter().map(|backend| page_of(backend, path, limit))).await;
-    let mut pages = Vec::with_capacity(answers.len());
-    let mut first_error = None;
-    for (backend, answer) in backends.into_iter().zip(answers) {
-        match answer {
-            Ok(page) => pages.push((backend, page)),
-            Err(error) => first_error = first_error.or(Some(error)),
-        }
-    }
-    match first_error {
-        Some(error) if pages.is_empty() => Err(error),
-        _ => Ok(pages),
-    }
-}
-
-/// The part of the time-out that a server has if the gateway knows what it has said lately.
-const PART_IF_KNOWN: u32 = 4;
-
-/// The page of one server. A server that counts as up but is late may be down or busy: what it has
-/// said lately stands for its answer then, so that the list neither waits for it nor lacks its models.
-async fn page_of(
-    backend: &Backend,
-    path: &'static str,
-    limit: Duration,
-) -> Result<Bytes, Unreachable> {
-    let asked = backend.page(path, limit);
-    if !backend.is_up() {
-        return asked.await;
-    }
-    let mut asked = pin!(asked);
-    match timeout(limit / PART_IF_KNOWN, &mut asked).await {
-        Ok(page) => page,
-        Err(_) => match last_page(backend, path) {
-            Some(page) => Ok(page),
-            None => asked.await,
-        },
-    }
-}
-
-/// What a server has said lately, as the page of this path.
-fn last_page(backend: &Backend, path: &str) -> Option<Bytes> {
-    match path {
-        "/api/version" => {
-            let version = backend.version()?;
-            Some(json!({ "version": &*version }).to_string().into())
-        }
-        // Probes do not read it. The list of an OpenAI-compatible server has other names than tags.
-        "/v1/models" if backend.openai().is_some() => None,
-        "/v1/models" => backend.last_list("/api/tags").map(|tags| as_models(&tags)),
-        path => backend.last_list(path),
-    }
 }
 
 /// A page of `/api/tags` in the form of `/v1/models`.
@@ -430,12 +342,5 @@ mod tests {
             page,
             r#"{"data":[{"created":1767225600,"id":"a:latest","object":"model","owned_by":"library"}],"object":"list"}"#
         );
-    }
-
-    #[test]
-    fn a_release_candidate_is_lower_than_its_release() {
-        let candidate = version_in(br#"{"version":"0.33.0-rc2"}"#);
-        assert!(candidate < version_in(br#"{"version":"0.33.0"}"#));
-        assert!(version_in(br#"{"version":"0.9.1"}"#) < version_in(br#"{"version":"0.17.4"}"#));
     }
 }
