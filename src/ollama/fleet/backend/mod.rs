@@ -1,4 +1,7 @@
-//! One server, and the gateway's own requests to it.
+//! One server: its name and its state. The gateway's own requests to it are in `requests.rs`.
+
+mod requests;
+mod unreachable;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,36 +9,27 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::HeaderMap;
+use http_body_util::Empty;
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::{BoxError, Fail, Failure, Side};
-use serde::Deserialize;
+use llamatower_layers::{BoxError, Failure};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::Instant;
-use tower::ServiceExt;
 
-use super::inventory::{Installed, Resident};
-use super::policy::ReportedLoad;
+pub use self::unreachable::Unreachable;
+use super::inventory::Installed;
 use super::preload::Starts;
 use super::rules::ServerRules;
-use crate::ollama::hygiene::{UNCOMPRESSED, is_compressed};
+use crate::ollama::hygiene::is_compressed;
 use crate::ollama::upstream::{
     Access, Address, ConnectFailed, ConnectTimeout, PoolLimits, ServerKind, Upstream,
 };
-use crate::openai::{Server, Translate, gauges};
+use crate::openai::{Server, Translate};
 
 /// The body of the gateway's own requests.
 type ProbeBody = ReplayBody<Empty<Bytes>>;
-
-/// Limit of a list's size. A list of a thousand models is about 500 kB.
-const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
-
-/// The paths of the lists that probes read.
-const LISTS: [&str; 2] = ["/api/tags", "/api/ps"];
 
 /// How long a list stands for a newer one that the server does not send in time: three intervals of
 /// probes by default.
@@ -309,52 +303,9 @@ impl Backend {
         );
     }
 
-    async fn read_version(&self, limit: Duration) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Page {
-            version: String,
-        }
-        let page = self.page("/api/version", limit).await.ok()?;
-        let page: Page = serde_json::from_slice(&page).ok()?;
-        Some(page.version)
-    }
-
     /// Waits until the backend refuses a connection although it counts as up.
     pub(super) async fn refused(&self) {
         self.refused.notified().await;
-    }
-
-    /// Requests a page by GET; `limit` is the time-out of the whole exchange.
-    ///
-    /// # Errors
-    /// No response with status 200 in time.
-    pub async fn page(&self, path: &'static str, limit: Duration) -> Result<Bytes, Unreachable> {
-        let answer = self.get(path, limit).await?;
-        let advice = match answer.status() {
-            StatusCode::OK => return Ok(answer.into_body()),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                "; its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing"
-            }
-            _ => "",
-        };
-        Err(self.unreachable(format!("{path} answered {}{advice}", answer.status())))
-    }
-
-    /// Sends a GET request and accepts any status; `limit` is the time-out of the whole exchange.
-    ///
-    /// # Errors
-    /// No response in time.
-    pub async fn get(
-        &self,
-        path: &'static str,
-        limit: Duration,
-    ) -> Result<Response<Bytes>, Unreachable> {
-        let request = Request::get(path).body(ProbeBody::empty());
-        let answer = self.exchange(request, path, limit).await?;
-        if LISTS.contains(&path) && answer.status() == StatusCode::OK {
-            self.keep_list(path, answer.body().clone());
-        }
-        Ok(answer)
     }
 
     fn keep_list(&self, path: &'static str, page: Bytes) {
@@ -371,189 +322,8 @@ impl Backend {
         (at.elapsed() <= FRESH_LIST).then(|| page.clone())
     }
 
-    /// Sends a POST request with a JSON body, otherwise like [`get`](Self::get).
-    ///
-    /// # Errors
-    /// No response in time.
-    pub async fn post(
-        &self,
-        path: &'static str,
-        body: Bytes,
-        limit: Duration,
-    ) -> Result<Response<Bytes>, Unreachable> {
-        let request = Request::post(path).header(CONTENT_TYPE, "application/json");
-        self.exchange(request.body(ProbeBody::from(body)), path, limit)
-            .await
-    }
-
-    async fn exchange(
-        &self,
-        request: http::Result<Request<ProbeBody>>,
-        path: &'static str,
-        limit: Duration,
-    ) -> Result<Response<Bytes>, Unreachable> {
-        let fetched = async {
-            let mut request = request?;
-            request.headers_mut().insert(ACCEPT_ENCODING, UNCOMPRESSED);
-            let answer = self.probe_client.clone().oneshot(request).await?;
-            let (head, body) = answer.into_parts();
-            let page = Limited::new(body, MAX_PAGE_BYTES).collect().await?;
-            Ok(Response::from_parts(head, page.to_bytes()))
-        };
-        let fetched: Result<Result<_, BoxError>, _> = tokio::time::timeout(limit, fetched).await;
-        match fetched {
-            Ok(answer) => answer.map_err(|error| self.unreachable(error).silent()),
-            Err(_) => {
-                let late = format!("no response to {path} within {limit:?}");
-                Err(self.unreachable(late).silent())
-            }
-        }
-    }
-
-    fn unreachable(&self, reason: impl fmt::Display) -> Unreachable {
-        Unreachable::new(&self.name, reason)
-    }
-
-    /// Requests the installed models, and records whether the backend is up.
-    ///
-    /// # Errors
-    /// No valid list in time.
-    pub async fn probe(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
-        let (found, health) = tokio::join!(self.models(limit), self.health(limit));
-        let found = health.and(found);
-        let failed_before = self.probe_failed.swap(found.is_err(), Ordering::Relaxed);
-        match &found {
-            Err(error) if failed_before => {
-                tracing::debug!(backend = %self.name, %error, "the probe failed");
-            }
-            Err(error) => tracing::warn!(backend = %self.name, %error, "the probe failed"),
-            Ok(_) => {}
-        }
-        self.set_up(found.is_ok());
-        self.set_silent(found.as_ref().is_err_and(|error| error.is_silent));
-        self.probe_client.get_ref().prune();
-        if let Some(act) = self.after_probe.get() {
-            act();
-        }
-        found
-    }
-
-    /// Asks an OpenAI-compatible server how it is. vLLM and llama.cpp answer 503 while they load a
-    /// model or after their engine has failed; others have no such page, or protect it. Only the list
-    /// of models shows whether the server can be reached.
-    ///
-    /// # Errors
-    /// The page has the status of a server's error.
-    async fn health(&self, limit: Duration) -> Result<(), Unreachable> {
-        if self.openai.is_none() {
-            return Ok(());
-        }
-        let Ok(answer) = self.get("/health", limit).await else {
-            return Ok(());
-        };
-        let status = answer.status();
-        match status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
-            true => {
-                let text = crate::openai::error::text_of(answer.body());
-                Err(self.unreachable(format!("/health answered {status}: {text}")))
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// Asks an OpenAI-compatible server how many requests it has; `None` if it does not tell. One
-    /// without such a page is not asked again until it has come up again.
-    pub(super) async fn reported_load(&self, limit: Duration) -> Option<ReportedLoad> {
-        if self.openai.is_none() || self.lacks_gauges.load(Ordering::Relaxed) {
-            return None;
-        }
-        let answer = self.get("/metrics", limit).await.ok()?;
-        let (status, page) = (answer.status(), String::from_utf8_lossy(answer.body()));
-        let lacks = match status {
-            // LM Studio answers an unknown path like that.
-            StatusCode::OK => !gauges::is_page(&page),
-            // llama.cpp without `--metrics`.
-            StatusCode::NOT_IMPLEMENTED => true,
-            status => !status.is_server_error(),
-        };
-        self.lacks_gauges.store(lacks, Ordering::Relaxed);
-        let load = (status == StatusCode::OK).then(|| gauges::read(&page))?;
-        self.has_gauges.store(load.is_some(), Ordering::Relaxed);
-        load
-    }
-
     /// Whether it has told how many requests it has, when it was asked last.
     pub(super) fn reports_load(&self) -> bool {
         self.has_gauges.load(Ordering::Relaxed)
-    }
-
-    /// The installed models, from `/api/tags`.
-    ///
-    /// # Errors
-    /// No valid list in time.
-    pub async fn models(&self, limit: Duration) -> Result<Vec<Installed>, Unreachable> {
-        let page = self.page("/api/tags", limit).await?;
-        Installed::read_list(&page).map_err(|error| {
-            self.unreachable(format!(
-                "the response to /api/tags is not a list of models: {error}"
-            ))
-        })
-    }
-
-    /// The models in memory, from `/api/ps`. `None` if the server has no such list: it is not an
-    /// Ollama, or an old one.
-    ///
-    /// # Errors
-    /// No response in time, or a status other than 200, 404 and 405.
-    pub async fn resident(&self, limit: Duration) -> Result<Option<Vec<Resident>>, Unreachable> {
-        const PATH: &str = "/api/ps";
-        let answer = self.get(PATH, limit).await?;
-        match answer.status() {
-            StatusCode::OK => Ok(Resident::read_list(answer.body()).ok()),
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
-            status => Err(self.unreachable(format!("{PATH} answered {status}"))),
-        }
-    }
-}
-
-/// A backend did not answer one of the gateway's own requests.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no valid response from the backend {backend}: {reason}")]
-pub struct Unreachable {
-    backend: Box<str>,
-    reason: String,
-    /// It did not respond at all.
-    is_silent: bool,
-}
-
-impl Unreachable {
-    pub(super) fn new(backend: &str, reason: impl fmt::Display) -> Self {
-        Self {
-            backend: backend.into(),
-            reason: reason.to_string(),
-            is_silent: false,
-        }
-    }
-
-    fn silent(mut self) -> Self {
-        self.is_silent = true;
-        self
-    }
-
-    /// The reason, without the backend's name.
-    pub fn reason(&self) -> &str {
-        &self.reason
-    }
-}
-
-impl Fail for Unreachable {
-    fn side(&self) -> Side {
-        Side::Upstream
-    }
-    fn status(&self) -> StatusCode {
-        StatusCode::BAD_GATEWAY
-    }
-    fn kind(&self) -> &'static str {
-        "backend_unreachable"
     }
 }
