@@ -19,14 +19,14 @@ use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use llamatower::edge::{Edge, EdgeConfig, Gauges, ListenAddr, RequestBody, Shutdown};
+use llamatower::edge::{Edge, EdgeConfig, Gauges, HttpStack, ListenAddr, RequestBody, Shutdown};
 use llamatower::ollama::upstream::Upstream;
 use llamatower::openai::{Server, Translate};
 use llamatower_layers::BoxError;
 use llamatower_layers::body::ReplayBody;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
-use tower::{Service, ServiceExt, service_fn};
+use tower::{ServiceExt, service_fn};
 
 const CONNECTIONS: usize = 100;
 
@@ -49,15 +49,7 @@ async fn silent(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, 
 }
 
 impl Driven {
-    fn start<S, B>(stack: S) -> Self
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + 'static,
-        S::Future: Send,
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
+    fn start(stack: impl HttpStack) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let listen = vec!["127.0.0.1:0".parse().unwrap()];
         let config = EdgeConfig {

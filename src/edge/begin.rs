@@ -1,19 +1,15 @@
 //! The beginning of a connection: its first bytes, TLS, and the choice of the protocol.
 
-use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body::Body;
+use bytes::BytesMut;
 use llamatower_edge::{ClientSocket, SocketState};
-use llamatower_layers::{BoxError, Dialect};
+use llamatower_layers::Dialect;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::either::Either;
-use tower::Service;
 
 use super::connection::{Closing, Limits, serve_http};
 use super::gauges::Open;
@@ -22,9 +18,9 @@ use super::listener::{Accepted, Stream};
 use super::partial_head;
 use super::proxy_protocol::ProxyHeaders;
 use super::refusal::Refusal;
-use super::request_body::RequestBody;
 use super::service::{EdgeService, MakeEdgeService};
 use super::socket::EdgeSocket;
+use super::stack::HttpStack;
 use super::tls::{self, Offer, Secured};
 use super::transport::Transport;
 
@@ -36,22 +32,13 @@ pub(super) const FIRST_BYTES: usize = 2048;
     clippy::manual_async_fn,
     reason = "an async fn stores each argument twice, also for every idle connection"
 )]
-pub(super) fn serve<S, B>(
+pub(super) fn serve<S: HttpStack>(
     mut accepted: Accepted,
     services: Arc<MakeEdgeService<S>>,
     limits: Arc<Limits>,
     closing: Closing,
     open: Open,
-) -> impl Future<Output = ()>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+) -> impl Future<Output = ()> {
     async move {
         let _open = &open;
         let deadline = Instant::now() + limits.header;
@@ -96,23 +83,14 @@ where
 }
 
 /// Serves a connection in HTTP/2 or HTTP/1.1 until it ends.
-fn serve_in<S, B>(
+fn serve_in<S: HttpStack>(
     is_http2: bool,
     transport: Transport,
     service: EdgeService<S>,
     limits: &Limits,
     closing: Closing,
     head_deadline: Option<Instant>,
-) -> Pin<Box<dyn Future<Output = ()> + Send>>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     if is_http2 {
         return Box::pin(http2::serve(transport, service, *limits, closing));
     }

@@ -1,6 +1,5 @@
 //! One connection: hyper's connection with time-outs and an orderly close.
 
-use std::convert::Infallible;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
@@ -11,24 +10,21 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use llamatower_edge::WriteStalled;
-use llamatower_layers::{BoxError, Deadline};
+use llamatower_layers::Deadline;
 use socket2::SockRef;
 use tokio::time::Instant;
 use tokio_util::either::Either;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tower::Service;
 
 use super::listener::Stream;
 use super::refusal::{DISCARD_BYTES, DISCARD_TIME, Refusal, linger};
-use super::request_body::RequestBody;
 use super::service::EdgeService;
 use super::socket::EdgeSocket;
+use super::stack::HttpStack;
 use super::state::{ConnectionState, Phase, UnreadBodies};
 use super::transport::Transport;
 
@@ -67,18 +63,13 @@ pub(super) struct Closing {
 /// has already arrived.
 ///
 /// Not an `async fn`, which would reserve memory for its arguments beside that of hyper's connection.
-pub(super) fn serve_http<S, B>(
+pub(super) fn serve_http<S: HttpStack>(
     socket: EdgeSocket<Transport>,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
     head_deadline: Option<Instant>,
-) -> impl Future<Output = ()>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
+) -> impl Future<Output = ()> {
     let state = service.state.clone();
     let mut http = http1::Builder::new();
     // hyper has one time-out for the head and the idle time before it, and sends no response when it
@@ -183,12 +174,7 @@ impl End {
     }
 }
 
-struct Connection<S, B>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
+struct Connection<S: HttpStack> {
     http: Http<S>,
     state: Arc<ConnectionState>,
     /// The state's waker, given to hyper.
@@ -206,12 +192,7 @@ where
     timed: Option<u32>,
 }
 
-impl<S, B> Connection<S, B>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-{
+impl<S: HttpStack> Connection<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.state.begin_turn(cx.waker());
         if self.poll_closing(cx).is_ready() {

@@ -46,13 +46,7 @@
 //! [`ConnectionBody`]: llamatower_edge::ConnectionBody
 //!
 //! ```no_run
-//! # async fn example<S, B>(stack: S) -> Result<(), Box<dyn std::error::Error>>
-//! # where
-//! #     S: tower::Service<http::Request<llamatower::edge::RequestBody>, Response = http::Response<B>,
-//! #         Error = std::convert::Infallible> + Clone + Send + 'static,
-//! #     S::Future: Send + 'static,
-//! #     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-//! #     B::Error: Into<llamatower_layers::BoxError>,
+//! # async fn example(stack: impl llamatower::edge::HttpStack) -> Result<(), Box<dyn std::error::Error>>
 //! # {
 //! use llamatower::edge::{Edge, EdgeConfig, Shutdown};
 //!
@@ -114,5 +108,6 @@ pub use refusal::{RefusalObserver, Refused};
 pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;
+pub use stack::HttpStack;
 pub use tls::OverTls;
 pub use trusted_proxies::{InvalidProxy, TrustedProxies};

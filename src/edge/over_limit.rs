@@ -3,26 +3,21 @@
 //! Many clients are no reason to take the process for dead. With TLS only the handshake shows what a client
 //! wants. HTTP/2 is not offered then, because such a connection gets one response.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use http_body::Body;
+use bytes::BytesMut;
 use llamatower_edge::SocketState;
-use llamatower_layers::BoxError;
 use tokio::time::{Instant, timeout_at};
-use tower::Service;
 
 use super::begin::{opening, socket};
 use super::connection::{Closing, Limits, serve_http};
 use super::listener::{Accepted, Stream};
 use super::refusal::Refusal;
-use super::request_body::RequestBody;
 use super::service::MakeEdgeService;
 use super::socket::EdgeSocket;
+use super::stack::HttpStack;
 use super::tls::{self, Offer, TlsClient};
 use super::transport::Transport;
 
@@ -33,20 +28,12 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const TLS_WAIT: Duration = Duration::from_secs(2);
 
 /// Answers a connection with 503 for its first request, or, if that is a probe of `/health`, as usual.
-pub(super) async fn refuse<S, B>(
+pub(super) async fn refuse<S: HttpStack>(
     mut accepted: Accepted,
     services: Arc<MakeEdgeService<S>>,
     limits: Arc<Limits>,
     closing: Closing,
-) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+) {
     let wait = match accepted.is_tls {
         true => TLS_WAIT,
         false => FIRST_WAIT,

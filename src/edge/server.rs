@@ -1,18 +1,12 @@
 //! The accept loop and the drain.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use llamatower_layers::BoxError;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
 use super::accept::Acceptor;
 use super::address::ListenAddr;
@@ -24,9 +18,9 @@ use super::gauges::Gauges;
 use super::listener::{Accepted, Listener};
 use super::over_limit;
 use super::refusal::Refusal;
-use super::request_body::RequestBody;
 use super::service::MakeEdgeService;
 use super::shutdown::Shutdown;
+use super::stack::HttpStack;
 
 /// How long streams have to write their last frames after the cut-off.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
@@ -124,16 +118,7 @@ impl Edge {
     /// ```
     ///
     /// It returns as soon as no connection is left. [`Shutdown::end_now`] ends it at once.
-    pub async fn serve<S, B>(self, stack: S, shutdown: Shutdown) -> Drained
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub async fn serve<S: HttpStack>(self, stack: S, shutdown: Shutdown) -> Drained {
         let Self {
             listeners,
             config,
@@ -194,16 +179,7 @@ struct Connections<S> {
     tls_refusals: TaskTracker,
 }
 
-impl<S, B> Connections<S>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+impl<S: HttpStack> Connections<S> {
     fn new(config: &EdgeConfig, gauges: Arc<Gauges>, stack: S) -> Self {
         Self {
             services: Arc::new(MakeEdgeService::new(stack, config, gauges.clone())),

@@ -1,11 +1,48 @@
-//! The stack, as hyper calls it.
+//! The stack: what the edge needs of it, and how hyper calls it.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
 use hyper::service::Service as HyperService;
+use llamatower_layers::BoxError;
 use tower::Service;
 
+use super::request_body::RequestBody;
 use crate::reuse::CallFuture;
+
+/// A service that the edge can serve: it is cloned for each connection, and answers each request, because
+/// what is left of an error at the edge would have no dialect.
+pub trait HttpStack:
+    Service<
+        Request<RequestBody>,
+        Response = Response<<Self as HttpStack>::Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type Body: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> HttpStack for S
+where
+    S: Service<
+            Request<RequestBody>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future: Send + 'static,
+        > + Clone
+        + Send
+        + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
 
 /// The stack of one connection. hyper-util's `TowerToHyperService` clones the service for each request: for
 /// the layers of the gateway this costs 1,350 instructions, and more when the clone is dropped. Here all

@@ -9,13 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use llamatower::edge::{Drained, Edge, EdgeConfig, Gauges, ListenAddr, RequestBody, Shutdown};
-use llamatower_layers::BoxError;
+use llamatower::edge::{
+    Drained, Edge, EdgeConfig, Gauges, HttpStack, ListenAddr, RequestBody, Shutdown,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
 /// The time limit for every wait; a passing test never reaches it.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -43,16 +43,7 @@ pub struct Running {
 }
 
 impl Running {
-    pub async fn start<S, B>(config: EdgeConfig, stack: S) -> Self
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + 'static,
-        S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub async fn start(config: EdgeConfig, stack: impl HttpStack) -> Self {
         let edge = Edge::bind(config).await.unwrap();
         let addr = match &edge.local_addrs()[0] {
             ListenAddr::Tcp(addr) => *addr,

@@ -19,7 +19,6 @@ mod body;
 mod service;
 mod streams;
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -27,22 +26,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use llamatower_layers::{BoxError, Deadline};
+use llamatower_layers::Deadline;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tower::Service;
 
 use self::service::StreamService;
 use self::streams::{MAX_RESETS, Streams, StreamsHandle};
 use super::connection::{Closing, Limits, stalled};
 use super::listener::GONE_AFTER;
 use super::refusal::DISCARD_TIME;
-use super::request_body::RequestBody;
 use super::service::EdgeService;
+use super::stack::HttpStack;
 use super::state::{ConnectionState, Phase};
 use super::transport::Transport;
 
@@ -92,20 +87,12 @@ pub(super) fn begins_preface(bytes: &[u8]) -> bool {
 }
 
 /// Serves a connection in HTTP/2 until it ends.
-pub(super) async fn serve<S, B>(
+pub(super) async fn serve<S: HttpStack>(
     transport: Transport,
     service: EdgeService<S>,
     limits: Limits,
     closing: Closing,
-) where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+) {
     let state = service.state.clone();
     let peer = service.peer.ip();
     let is_trusted_proxy = service.rules.is_trusted_proxy(service.peer);
@@ -161,15 +148,7 @@ enum End {
     Now,
 }
 
-struct Connection<S, B>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + 'static,
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: Send,
-    S: Send,
-{
+struct Connection<S: HttpStack> {
     http: http2::Connection<TokioIo<Transport>, StreamService<S>, StreamsHandle>,
     streams: Streams,
     state: Arc<ConnectionState>,
@@ -187,16 +166,7 @@ where
     timed: Option<(Phase, u64)>,
 }
 
-impl<S, B> Connection<S, B>
-where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+impl<S: HttpStack> Connection<S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         if self.poll_closing(cx).is_ready() {
             return Poll::Ready(End::Now);
