@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tower::service_fn;
 
-use crate::support::{Client, FedBody, Running, echo, fed, loopback, within_limit};
+use crate::support::{Client, FedBody, LARGE, Running, echo, fed, loopback, within_limit};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -70,12 +70,8 @@ async fn a_client_that_stops_reading_is_disconnected() {
     let mut client = edge.connect().await;
     client.send(GET).await;
     client.until("\r\n\r\n").await;
-    // More than the kernel's buffers hold; then silence, as between two tokens.
-    for _ in 0..1000 {
-        feed.frames
-            .send(Bytes::from(vec![b'x'; 64 * 1024]))
-            .unwrap();
-    }
+    // Then silence, as between two tokens.
+    feed.send_large(1000);
     within_limit(&mut feed.gone).await.unwrap_err();
     assert_eq!(edge.gauges.in_flight(), 0);
 }
@@ -90,11 +86,7 @@ async fn a_client_that_reads_slowly_is_not_disconnected() {
     let edge = streaming(config, body).await;
     let mut client = edge.connect().await;
     client.send(GET).await;
-    for _ in 0..100 {
-        feed.frames
-            .send(Bytes::from(vec![b'x'; 64 * 1024]))
-            .unwrap();
-    }
+    feed.send_large(100);
     drop(feed.frames);
     let reading = async {
         let start = Instant::now();
@@ -110,7 +102,7 @@ async fn a_client_that_reads_slowly_is_not_disconnected() {
         (seen, start.elapsed())
     };
     let (seen, took) = within_limit(reading).await;
-    assert!(seen > 100 * 64 * 1024, "{seen} bytes");
+    assert!(seen > 100 * LARGE, "{seen} bytes");
     assert!(took > Duration::from_secs(1), "{took:?}");
 }
 
@@ -383,11 +375,7 @@ async fn a_stalled_http_1_0_client_gets_a_reset() {
     client
         .send("GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
         .await;
-    for _ in 0..1000 {
-        feed.frames
-            .send(Bytes::from(vec![b'x'; 64 * 1024]))
-            .unwrap();
-    }
+    feed.send_large(1000);
     within_limit(&mut feed.gone).await.unwrap_err();
     assert_ends_with_reset(&mut client).await;
 }

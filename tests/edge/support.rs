@@ -220,6 +220,20 @@ pub struct Feed {
     pub gone: tokio::sync::oneshot::Receiver<()>,
 }
 
+/// The size of a large frame, in bytes.
+pub const LARGE: usize = 64 * 1024;
+
+impl Feed {
+    /// Sends large frames, without waiting for the client. A thousand are more than the buffers of the kernel
+    /// hold.
+    pub fn send_large(&self, count: usize) {
+        let frame = Bytes::from(vec![b'x'; LARGE]);
+        for _ in 0..count {
+            self.frames.send(frame.clone()).unwrap();
+        }
+    }
+}
+
 pub struct FedBody {
     queue: tokio::sync::mpsc::UnboundedReceiver<Bytes>,
     _alive: tokio::sync::oneshot::Sender<()>,

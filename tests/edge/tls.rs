@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::service_fn;
 
 use crate::certificates::{Authority, Folder, with, write};
-use crate::support::{Client, Feed, Running, echo, fed, loopback, within_limit};
+use crate::support::{Client, Feed, LARGE, Running, echo, fed, loopback, within_limit};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -153,7 +153,7 @@ async fn a_client_that_stops_reading_ends_by_the_clock_of_writes() {
     let mut client = folder.trusting().connect(&edge).await;
     client.send(GET).await;
     client.until("\r\n\r\n").await;
-    let line = Bytes::from(vec![b'x'; 64 * 1024]);
+    let line = Bytes::from(vec![b'x'; LARGE]);
     while feed.frames.send(line.clone()).is_ok() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -171,9 +171,7 @@ async fn a_client_that_reads_slowly_is_served() {
     let mut client = folder.trusting().connect(&edge).await;
     client.send(GET).await;
     const TOTAL: usize = 4 * 1024 * 1024;
-    for _ in 0..TOTAL / 65536 {
-        feed.frames.send(Bytes::from(vec![b'x'; 65536])).unwrap();
-    }
+    feed.send_large(TOTAL / LARGE);
     drop(feed);
     let mut seen = 0;
     let mut piece = vec![0; 128 * 1024];
