@@ -6,18 +6,7 @@ use llamatower_sim::{ModelSpec, Sim};
 use serde_json::json;
 
 use super::aliases::{ALIASES, chat_with, two_models};
-use crate::harness::{Gateway, load, send, with};
-
-/// Keys of the names `ada`, `bob` and so on, each `NAME-secret`.
-pub(crate) fn keys(names: &[&str]) -> String {
-    use sha2::{Digest, Sha256};
-    let line = |name: &&str| {
-        let digest = Sha256::digest(format!("{name}-secret"));
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{name}=sha256:{digest}")
-    };
-    names.iter().map(line).collect::<Vec<_>>().join(",")
-}
+use crate::harness::{Gateway, keys, load, send, with};
 
 #[tokio::test]
 async fn weights_divide_the_clients_and_each_gateway_chooses_the_same_model_for_one() {

@@ -9,9 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::alias_choices::keys;
 use crate::harness::{
-    Answer, Cloud, Gateway, Reply, chat, load, long_stream, send, sim_with, tiny, with,
+    Answer, Cloud, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, with,
     within_limit,
 };
 

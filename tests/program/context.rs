@@ -5,7 +5,9 @@ use std::time::Duration;
 use llamatower_sim::{Fault, FaultKind, ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Connection, Gateway, chat, send, sim_with, with, within_limit};
+use crate::harness::{
+    ADA, ADMIN_BEN, Answer, Connection, Gateway, chat, send, sim_with, with, within_limit,
+};
 
 const NUM_CTX: &str = "x-llamatower-num-ctx";
 const BACKEND: &str = "x-llamatower-backend";
@@ -253,17 +255,7 @@ async fn a_dialect_without_num_ctx_goes_where_the_context_is_the_default() {
     assert_eq!((default.state().loads, other.state().loads), (1, 1));
 }
 
-/// The keys `ada-secret` and, for an administrator, `ben-secret`.
-const KEYS: [(&str, &str); 2] = [
-    (
-        "LLAMATOWER_API_KEYS",
-        "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736",
-    ),
-    (
-        "LLAMATOWER_ADMIN_KEYS",
-        "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72",
-    ),
-];
+const KEYS: [(&str, &str); 2] = [ADA, ADMIN_BEN];
 
 #[tokio::test]
 async fn keep_alive_is_limited_for_clients_with_a_key_that_is_no_administrators() {

@@ -3,7 +3,9 @@
 use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Gateway, chat, long_stream, run, send, tiny, with, within_limit};
+use crate::harness::{
+    ADMIN_BEN, Answer, Gateway, chat, long_stream, run, send, tiny, with, within_limit,
+};
 
 fn name(sim: &SimHandle) -> String {
     sim.addr().to_string()
@@ -125,13 +127,7 @@ async fn a_drain_waits_for_the_requests_in_flight() {
 #[tokio::test]
 async fn from_another_machine_it_needs_an_administrators_key() {
     let sim = tiny().await;
-    let settings = [
-        ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1"),
-        (
-            "LLAMATOWER_ADMIN_KEYS",
-            "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72",
-        ),
-    ];
+    let settings = [("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1"), ADMIN_BEN];
     let gateway = Gateway::start_up(&[&sim], &settings).await;
     let path = format!("/backends/{}/cordon", name(&sim));
     let remote = || {

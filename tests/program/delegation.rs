@@ -2,14 +2,11 @@
 
 use serde_json::Value;
 
-use crate::harness::{Answer, Gateway, chat, long_stream, run, send, tiny, within_limit};
+use crate::harness::{
+    Answer, Gateway, WEBUI_AND_BOB, chat, long_stream, run, send, tiny, within_limit,
+};
 
-/// The keys `ada-secret` and `bob-secret`; the first is the chat server's.
-const KEYS: (&str, &str) = (
-    "LLAMATOWER_API_KEYS",
-    "webui=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99",
-);
-const WEBUI: &str = "ada-secret";
+const WEBUI: &str = "webui-secret";
 const BOB: &str = "bob-secret";
 const DELEGATING: (&str, &str) = ("LLAMATOWER_DELEGATING_KEYS", "webui");
 const EMAIL: &str = "x-openwebui-user-email";
@@ -39,7 +36,7 @@ async fn identity(gateway: &Gateway, answer: &Answer) -> Value {
 #[tokio::test]
 async fn a_delegating_key_names_its_user_and_no_other_client_can() {
     let sim = tiny().await;
-    let gateway = Gateway::start(&[&sim], &[KEYS, DELEGATING]).await;
+    let gateway = Gateway::start(&[&sim], &[WEBUI_AND_BOB, DELEGATING]).await;
     for (key, user, expected) in [
         (WEBUI, Some("ada@example.org"), "webui/ada@example.org"),
         (WEBUI, None, "webui"),
@@ -76,7 +73,7 @@ async fn a_delegating_key_names_its_user_and_no_other_client_can() {
 #[tokio::test]
 async fn a_value_that_names_nobody_is_refused_before_a_server_is_asked() {
     let sim = tiny().await;
-    let gateway = Gateway::start(&[&sim], &[KEYS, DELEGATING]).await;
+    let gateway = Gateway::start(&[&sim], &[WEBUI_AND_BOB, DELEGATING]).await;
     let long = "x".repeat(255);
     for value in ["a%0ab", "a%E2%80%AEb", &long] {
         let refusal = ask(&gateway, WEBUI, Some(value)).await;
@@ -107,7 +104,7 @@ async fn each_user_has_a_limit_and_the_key_limits_their_sum() {
         ),
     ] {
         let settings = [
-            KEYS,
+            WEBUI_AND_BOB,
             DELEGATING,
             (user, name),
             ("LLAMATOWER_KEY_LIMITS", key),
@@ -134,7 +131,7 @@ async fn each_user_has_a_limit_and_the_key_limits_their_sum() {
 #[tokio::test]
 async fn users_of_one_key_share_the_slots_fairly() {
     let sim = long_stream().await;
-    let settings = [KEYS, DELEGATING, ("LLAMATOWER_SLOTS", "1")];
+    let settings = [WEBUI_AND_BOB, DELEGATING, ("LLAMATOWER_SLOTS", "1")];
     let gateway = Gateway::start_up(&[&sim], &settings).await;
     let waiting = async |expected: u64| {
         within_limit("the expected queue", async {
@@ -169,7 +166,7 @@ async fn keys_that_may_delegate_can_be_changed_by_a_reload() {
     let write = |delegating: &str| {
         let text = format!(
             "[keys]\napi = [\"{}\"]\ndelegating = [{delegating}]\n",
-            KEYS.1.replace(',', "\",\"")
+            WEBUI_AND_BOB.1.replace(',', "\",\"")
         );
         std::fs::write(&file, text).unwrap();
     };

@@ -3,10 +3,9 @@
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use super::alias_choices::keys;
 use super::aliases::{ALIASES, chat_with};
 use crate::harness::{
-    Answer, Cloud, Gateway, Reply, chat, send, sim_with, tiny, with, within_limit,
+    Answer, Cloud, Gateway, Reply, chat, keys, send, sim_with, tiny, with, within_limit,
 };
 
 const WHEN: &str = "LLAMATOWER_CLOUD_WHEN";

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Gateway, chat, send, tiny};
+use crate::harness::{ADA, Gateway, chat, send, tiny};
 
 /// Sends all requests that run no model, and returns the statuses.
 async fn list(gateway: &Gateway) -> Vec<u16> {
@@ -85,16 +85,10 @@ async fn without_limits_lists_are_not_limited_either() {
     );
 }
 
-/// The key `ada-secret`.
-const ADA: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736";
-
 #[tokio::test]
 async fn a_pull_of_an_installed_model_succeeds_without_permission_to_manage() {
     let sim = tiny().await;
-    for (settings, key) in [
-        (vec![], None),
-        (vec![("LLAMATOWER_API_KEYS", ADA)], Some("ada-secret")),
-    ] {
+    for (settings, key) in [(vec![], None), (vec![ADA], Some("ada-secret"))] {
         let gateway = Gateway::start(&[&sim], &settings).await;
         let pull = async |body| {
             let post_request = gateway.post_request("/api/pull", &body);

@@ -6,14 +6,12 @@ use std::io::Write;
 use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Outcome, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Exited, Gateway, run, send, within_limit};
+use crate::harness::{ADMIN_BEN, Exited, Gateway, run, send, within_limit};
 
 pub(crate) const SERVERS: &str = "x-llamatower-servers";
 
-/// An administrator's key, and the line that configures it.
+/// The key of [`ADMIN_BEN`].
 pub(crate) const KEY: &str = "ben-secret";
-pub(crate) const KEY_LINE: &str =
-    "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72";
 
 /// A server with `tiny`, which can pull `new`.
 pub(crate) async fn server() -> SimHandle {
@@ -33,7 +31,7 @@ pub(crate) fn name(sim: &SimHandle) -> String {
 
 /// A gateway in front of these servers that knows their models and allows management.
 pub(crate) async fn gateway(sims: &[SimHandle], more: &[(&str, &str)]) -> Gateway {
-    let mut settings = vec![("LLAMATOWER_ADMIN_KEYS", KEY_LINE)];
+    let mut settings = vec![ADMIN_BEN];
     settings.extend(more);
     let sims: Vec<_> = sims.iter().collect();
     Gateway::start_up(&sims, &settings).await
@@ -240,7 +238,7 @@ async fn a_model_is_copied_and_deleted_on_all_servers_that_have_it() {
 async fn targets_that_cannot_be_used_are_refused_by_name() {
     let [one, other, openai] = three().await;
     let urls = format!("{},{},openai+{}/v1", one.url(), other.url(), openai.url());
-    let settings = [("LLAMATOWER_ADMIN_KEYS", KEY_LINE), ("OLLAMA_URL", &*urls)];
+    let settings = [ADMIN_BEN, ("OLLAMA_URL", &*urls)];
     let gateway = Gateway::start(&[], &settings).await;
     gateway.until_up(&[&one, &other, &openai]).await;
     let openai_name = holders(&gateway, "tiny:latest").await.pop().unwrap();

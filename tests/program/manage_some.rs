@@ -6,10 +6,9 @@ use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim};
 use serde_json::{Value, json};
 
 use super::manage::{
-    KEY, KEY_LINE, SERVERS, asked, gateway, holders, lines, models, name, pull, server,
-    until_held_by,
+    KEY, SERVERS, asked, gateway, holders, lines, models, name, pull, server, until_held_by,
 };
-use crate::harness::{Gateway, run, send};
+use crate::harness::{ADMIN_BEN, Gateway, run, send};
 
 const NOT_KNOWN: &str = "it is down, and its models are not known";
 
@@ -19,7 +18,7 @@ async fn with_one_down() -> (llamatower_sim::SimHandle, std::net::SocketAddr, Ga
     let address = down.addr();
     let urls = format!("{},{}", up.url(), down.url());
     down.kill();
-    let settings = [("LLAMATOWER_ADMIN_KEYS", KEY_LINE), ("OLLAMA_URL", &*urls)];
+    let settings = [ADMIN_BEN, ("OLLAMA_URL", &*urls)];
     let gateway = Gateway::start(&[], &settings).await;
     gateway.until_up(&[&up]).await;
     (up, address, gateway)
@@ -94,7 +93,7 @@ async fn a_list_directly_after_a_delete_or_copy_has_the_change() {
 async fn a_host_stands_for_its_ollama_servers_only() {
     let [one, other, openai] = [server().await, server().await, server().await];
     let urls = format!("{},{},openai+{}/v1", one.url(), other.url(), openai.url());
-    let settings = [("LLAMATOWER_ADMIN_KEYS", KEY_LINE), ("OLLAMA_URL", &*urls)];
+    let settings = [ADMIN_BEN, ("OLLAMA_URL", &*urls)];
     let gateway = Gateway::start(&[], &settings).await;
     gateway.until_up(&[&one, &other, &openai]).await;
     let pulled = models(&gateway, &["pull", "new", "--servers", "127.0.0.1"]).await;
@@ -186,10 +185,7 @@ async fn the_output_of_keygen_can_be_the_file_of_the_key() {
 #[tokio::test]
 async fn an_exported_key_of_commands_does_not_stop_the_gateway() {
     let sim = server().await;
-    let exported = [
-        ("LLAMATOWER_ADMIN_KEY", KEY),
-        ("LLAMATOWER_ADMIN_KEYS", KEY_LINE),
-    ];
+    let exported = [("LLAMATOWER_ADMIN_KEY", KEY), ADMIN_BEN];
     let gateway = Gateway::start_up(&[&sim], &exported).await;
     let answer = send(pull(&gateway, "all")).await;
     assert_eq!(lines(&answer.text).last().unwrap()["status"], "success");

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use llamatower_sim::{Fault, FaultKind, ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
-use super::alias_choices::keys;
-use crate::harness::{Gateway, chat, load, send, sim_with, tiny, with, within_limit};
+use crate::harness::{Gateway, chat, keys, load, send, sim_with, tiny, with, within_limit};
 
 /// The paths on which a model runs.
 const INFERENCE: [&str; 2] = ["/api/chat", "/api/generate"];

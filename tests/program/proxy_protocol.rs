@@ -7,7 +7,7 @@ use tempfile::NamedTempFile;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use crate::harness::{Gateway, run, send, tiny, within_limit};
+use crate::harness::{Gateway, run, send, tiny, until};
 
 const TRUSTED: (&str, &str) = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1");
 const REQUIRED: (&str, &str) = ("LLAMATOWER_PROXY_PROTOCOL", "required");
@@ -36,10 +36,8 @@ async fn haproxy(gateway: &Gateway, option: &str) -> Option<(Child, NamedTempFil
         eprintln!("skipped: haproxy is not installed");
         return None;
     };
-    within_limit("HAProxy listens", async {
-        while TcpStream::connect(&address).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+    until("HAProxy listens", async || {
+        TcpStream::connect(&address).await.is_ok()
     })
     .await;
     Some((child, file, address))

@@ -6,7 +6,8 @@ use llamatower_sim::{Ending, Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::json;
 
 use crate::harness::{
-    Connection, Gateway, chat, load, long_stream, run, send, sim_with, tiny, with, within_limit,
+    Connection, Gateway, chat, keys, load, long_stream, run, send, sim_with, tiny, with,
+    within_limit,
 };
 
 /// The requests for `tiny` in the queue, from `/status`: in flight and waiting.
@@ -79,16 +80,13 @@ async fn requests_above_the_slots_wait_in_the_gateway_visible_and_limited() {
     assert_eq!(line["ending"], "cancelled", "{line}");
 }
 
-/// The keys `ada-secret` and `ben-secret`.
-const KEYS: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,\
-    ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72";
-
 #[tokio::test]
 async fn a_full_queue_is_the_fault_of_a_client_only_if_it_has_a_key() {
     let sim = long_stream().await;
     let limit = ("LLAMATOWER_QUEUE_MAX_WAITING_PER_KEY", "1");
     let by_address = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.0/8");
-    let by_key = ("LLAMATOWER_API_KEYS", KEYS);
+    let keys = keys(&["ada", "ben"]);
+    let by_key = ("LLAMATOWER_API_KEYS", &*keys);
     for (setting, [one, other], status, text) in [
         (
             by_address,

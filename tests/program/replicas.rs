@@ -8,17 +8,13 @@ use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Dns, Gateway, Redis, chat, free_port, long_stream, run, send, slow_way_to, tiny, with,
-    within_limit,
+    ADA_AND_BOB, Answer, Dns, Gateway, Redis, chat, eventually, free_port, long_stream, run, send,
+    slow_way_to, tiny, until, with, within_limit,
 };
 
 pub(crate) const REDIS: &str = "LLAMATOWER_REDIS_URL";
 const RATE: &str = "LLAMATOWER_KEY_RATE_LIMIT";
-/// The keys `ada-secret` and `bob-secret`.
-pub(crate) const KEYS: (&str, &str) = (
-    "LLAMATOWER_API_KEYS",
-    "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99",
-);
+pub(crate) const KEYS: (&str, &str) = ADA_AND_BOB;
 /// Other tests use the processors too, so a usual response may take long.
 pub(crate) const PATIENT: (&str, &str) = ("LLAMATOWER_REDIS_TIMEOUT", "2s");
 
@@ -31,12 +27,7 @@ async fn until_two(gateway: &Gateway) {
 }
 
 async fn until_sharing(gateway: &Gateway, what: &str, is_it: impl Fn(&Value) -> bool) {
-    within_limit(what, async {
-        while !is_it(&sharing(gateway).await) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(what, async || is_it(&sharing(gateway).await)).await;
 }
 
 async fn sharing(gateway: &Gateway) -> Value {
@@ -252,22 +243,17 @@ async fn usage_is_the_sum_of_two_gateways_and_of_earlier_ones() {
         assert_eq!(page["is_of_all_gateways"], true, "{page}");
         page["rows"][0]["requests"].as_u64()
     };
-    let until = async |gateway: &Gateway, number: u64| {
-        within_limit("the sum", async {
-            while requests(gateway).await != Some(number) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await;
+    let until_sum = async |gateway: &Gateway, number: u64| {
+        until("the sum", async || requests(gateway).await == Some(number)).await;
     };
     for gateway in &gateways {
-        until(gateway, 2).await;
+        until_sum(gateway, 2).await;
     }
     let [first, second] = gateways;
     assert_eq!(ask(&first, "ada", &chat()).await.status, 200);
     // What it has not sent yet is sent at the end.
     assert_eq!(first.terminate().await, Some(0));
-    until(&second, 3).await;
+    until_sum(&second, 3).await;
     redis.signal("STOP").await;
     let page = second.admin_page("/status/usage?by=key").await.json();
     assert_eq!(page["is_of_all_gateways"], false);
@@ -282,15 +268,10 @@ async fn a_server_is_cordoned_at_both_gateways() {
     };
     let sim = tiny().await;
     let [one, other] = two(&sim, &redis.url(), &[PATIENT]).await;
-    let until = async |gateway: &Gateway, expected: bool| {
-        within_limit("the cordon", async {
-            let is_cordoned = async || {
-                let page = gateway.admin_page("/status").await.json();
-                page["backends"][0]["is_cordoned"] == true
-            };
-            while is_cordoned().await != expected {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+    let until_cordoned = async |gateway: &Gateway, expected: bool| {
+        until("the cordon", async || {
+            let page = gateway.admin_page("/status").await.json();
+            page["backends"][0]["is_cordoned"] == expected
         })
         .await;
     };
@@ -302,11 +283,11 @@ async fn a_server_is_cordoned_at_both_gateways() {
     ] {
         let order = send(from.admin_post(&format!("/backends/{name}/{verb}"))).await;
         assert_eq!(order.status, 200, "{}", order.text);
-        until(to, expected).await;
+        until_cordoned(to, expected).await;
     }
     redis.call(&["FLUSHALL"]).await;
     let third = Gateway::start_up(&[&sim], &[(REDIS, &redis.url()), PATIENT]).await;
-    until(&third, true).await;
+    until_cordoned(&third, true).await;
 }
 
 /// What requests get while Redis does not answer, with this setting.
@@ -467,15 +448,10 @@ async fn all_keys_in_redis_have_the_prefix_and_expire_and_no_secret_is_shown() {
         "cordons:",
         "gateways:",
     ];
-    let keys = within_limit("all kinds of keys", async {
-        loop {
-            let keys = call(&["--scan"]).await;
-            let has = |kind: &&str| keys.contains(&format!("mine:{kind}"));
-            if kinds.iter().all(has) {
-                return keys;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    let keys = eventually("all kinds of keys", async || {
+        let keys = call(&["--scan"]).await;
+        let has = |kind: &&str| keys.contains(&format!("mine:{kind}"));
+        kinds.iter().all(has).then_some(keys)
     })
     .await;
     for key in keys.lines() {
@@ -610,14 +586,9 @@ async fn redis_can_be_reached_over_tls_by_a_user_with_a_password() {
 
 /// The registered gateways, once these many are.
 async fn registered(gateway: &Gateway, number: usize) -> Vec<Value> {
-    within_limit("the registered gateways", async {
-        loop {
-            let rows = sharing(gateway).await["registered"].as_array().cloned();
-            if let Some(rows) = rows.filter(|rows| rows.len() == number) {
-                return rows;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    eventually("the registered gateways", async || {
+        let rows = sharing(gateway).await["registered"].as_array().cloned();
+        rows.filter(|rows| rows.len() == number)
     })
     .await
 }
@@ -650,14 +621,9 @@ async fn each_gateway_tells_which_others_there_are_and_what_they_do() {
     let running = other.post_request("/api/chat", &stream).send();
     let _running = running.await.unwrap();
     let waiting = tokio::spawn(send(other.post_request("/api/chat", &chat())));
-    within_limit("what the other does", async {
-        loop {
-            let row = of(&registered(&one, 2).await, false);
-            if (&row["in_flight"], &row["waiting"]) == (&json!(2), &json!(1)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    until("what the other does", async || {
+        let row = of(&registered(&one, 2).await, false);
+        (&row["in_flight"], &row["waiting"]) == (&json!(2), &json!(1))
     })
     .await;
     waiting.abort();

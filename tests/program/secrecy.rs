@@ -8,7 +8,7 @@ use llamatower_layers::api_key::{KeyDigest, generate_key};
 use llamatower_sim::{ModelSpec, Sim};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, send, with, within_limit};
+use crate::harness::{Gateway, send, until, with};
 use collector::Collector;
 
 /// In the prompts, in a word that nothing else contains.
@@ -142,10 +142,8 @@ async fn no_key_digest_prompt_or_answer_is_in_anything_that_operators_see() {
         assert_eq!(page.status, 200, "{path}");
         errors.push(page.text);
     }
-    within_limit("spans of the inference requests", async {
-        while collector.spans().len() < 20 || collector.metrics().is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+    until("spans of the inference requests", async || {
+        collector.spans().len() >= 20 && !collector.metrics().is_empty()
     })
     .await;
     let log = gateway.log_text();

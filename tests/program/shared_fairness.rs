@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use llamatower_sim::{ModelSpec, SimHandle};
 use serde_json::json;
 
-use crate::harness::{Gateway, Redis, chat, load, sim_with, with, within_limit};
+use crate::harness::{Gateway, Redis, chat, load, sim_with, until, with};
 use crate::queue::until_waiting;
 use crate::replicas::{KEYS, PATIENT, REDIS, ask, two};
 
@@ -103,12 +103,7 @@ async fn until_exchanged(gateway: &Gateway) {
         count.await.unwrap_or(0.0)
     };
     let before = exchanges().await;
-    within_limit("two exchanges", async {
-        while exchanges().await < before + 2.0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until("two exchanges", async || exchanges().await >= before + 2.0).await;
 }
 
 /// How many requests of `bob`, who always has some waiting at the second gateway, are served there before the

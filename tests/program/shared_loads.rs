@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use llamatower_sim::{ModelSpec, SimHandle};
 
-use crate::harness::{Gateway, Redis, chat, sim_with};
+use crate::harness::{Gateway, Redis, chat, sim_with, until};
 use crate::replicas::{PATIENT, REDIS};
 
 async fn slow_to_load(load: Duration) -> SimHandle {
@@ -121,13 +121,11 @@ async fn a_model_is_preloaded_by_one_of_two_gateways() {
     let other = Gateway::start_up(&[&sim], &settings).await;
     sim.wait_for(|state| !state.resident.is_empty()).await;
     for gateway in [&one, &other] {
-        let is_loaded = async || {
+        until("the preload is known", async || {
             let page = gateway.admin_page("/status").await.json();
             page["backends"][0]["preloads"][0]["state"] == "loaded"
-        };
-        while !is_loaded().await {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        })
+        .await;
     }
     let requests = sim.requests();
     let asked = requests

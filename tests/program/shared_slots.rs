@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use llamatower_sim::{ModelSpec, SimHandle};
 use serde_json::json;
 
-use crate::harness::{Gateway, Redis, chat, long_stream, sim_with, tiny, with, within_limit};
+use crate::harness::{Gateway, Redis, chat, long_stream, sim_with, tiny, until, with};
 use crate::queue::until_waiting;
 use crate::replicas::{PATIENT, two};
 
@@ -60,12 +60,7 @@ async fn limit(gateway: &Gateway) -> Option<u64> {
 }
 
 async fn until_limit(gateway: &Gateway, expected: u64) {
-    within_limit("the limit", async {
-        while limit(gateway).await != Some(expected) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    until("the limit", async || limit(gateway).await == Some(expected)).await;
 }
 
 #[tokio::test]

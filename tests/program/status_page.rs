@@ -5,13 +5,10 @@ use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Gateway, chat, load, long_stream, send, sim_with, tiny, with, within_limit,
+    ADA, ADMIN_BEN, Answer, Gateway, chat, load, long_stream, send, sim_with, tiny, with,
+    within_limit,
 };
 
-const KEYS: (&str, &str) = (
-    "LLAMATOWER_ADMIN_KEYS",
-    "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72",
-);
 const PROXIES: (&str, &str) = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1");
 
 async fn gateway(sim: &SimHandle, settings: &[(&str, &str)]) -> Gateway {
@@ -106,11 +103,8 @@ async fn a_finished_request_is_shown_with_its_tokens_and_the_reason_of_its_serve
 async fn the_keys_are_shown_with_what_is_used_of_their_budgets() {
     let sim = tiny().await;
     let settings = [
-        (
-            "LLAMATOWER_API_KEYS",
-            "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736",
-        ),
-        KEYS,
+        ADA,
+        ADMIN_BEN,
         ("LLAMATOWER_KEY_LIMITS", "ada:tokens=1000/day"),
     ];
     let gateway = gateway(&sim, &settings).await;
@@ -211,7 +205,7 @@ async fn an_open_page_of_another_machine_ends_when_the_keys_are_changed() {
     let sim = tiny().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
-    std::fs::write(&file, KEYS.1).unwrap();
+    std::fs::write(&file, ADMIN_BEN.1).unwrap();
     let path = file.to_str().unwrap();
     let gateway = gateway(&sim, &[PROXIES, ("LLAMATOWER_ADMIN_KEYS_FILE", path)]).await;
     let (_, _, cookie) = sign_in(&gateway, "ben-secret").await;
@@ -224,7 +218,7 @@ async fn an_open_page_of_another_machine_ends_when_the_keys_are_changed() {
         let (page, _) = event(page.send().await.unwrap(), "gateway", |_| true).await;
         pages.push(page);
     }
-    std::fs::write(&file, KEYS.1.replace("ben=", "cy=")).unwrap();
+    std::fs::write(&file, ADMIN_BEN.1.replace("ben=", "cy=")).unwrap();
     gateway.hang_up("settings reloaded").await;
     for page in pages {
         let rest = page.bytes_stream().collect::<Vec<_>>();
@@ -237,7 +231,7 @@ async fn an_open_page_of_another_machine_ends_when_the_keys_are_changed() {
 #[tokio::test]
 async fn a_proxy_on_this_machine_gives_other_machines_no_rights() {
     let sim = tiny().await;
-    let gateway = gateway(&sim, &[KEYS]).await;
+    let gateway = gateway(&sim, &[ADMIN_BEN]).await;
     assert_eq!(send(remote(&gateway, "/status/overview")).await.status, 403);
     let order = gateway.admin_post(&format!("/backends/{}/cordon", sim.addr()));
     let order = order.header("x-forwarded-for", "10.0.0.7");
@@ -263,7 +257,7 @@ async fn a_foreign_host_is_refused_from_this_machine_on_every_address() {
 #[tokio::test]
 async fn behind_tls_the_cookie_is_sent_by_tls_alone() {
     let sim = tiny().await;
-    let gateway = gateway(&sim, &[PROXIES, KEYS]).await;
+    let gateway = gateway(&sim, &[PROXIES, ADMIN_BEN]).await;
     let form = sign_in_form(&gateway, "ben-secret").header("x-forwarded-proto", "https");
     let answer = form.send().await.unwrap();
     let cookie = answer.headers()["set-cookie"].to_str().unwrap();
@@ -342,11 +336,7 @@ async fn sign_in(gateway: &Gateway, key: &str) -> (u16, String, Option<String>) 
 #[tokio::test]
 async fn from_another_machine_a_browser_signs_in_with_an_administrators_key() {
     let sim = tiny().await;
-    let user = (
-        "LLAMATOWER_API_KEYS",
-        "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736",
-    );
-    let gateway = gateway(&sim, &[PROXIES, KEYS, user]).await;
+    let gateway = gateway(&sim, &[PROXIES, ADMIN_BEN, ADA]).await;
     let form = browse(&gateway, None).await;
     assert!(form.text.contains("action=\"/sign-in\""), "{}", form.text);
     for path in ["/status/overview", "/status/events", "/status/requests"] {

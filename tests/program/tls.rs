@@ -1,7 +1,6 @@
 //! The gateway with TLS: its commands, identities, status and metrics.
 
 use std::path::Path;
-use std::time::Duration;
 
 use llamatower_layers::api_key::generate_key;
 use llamatower_sim::SimHandle;
@@ -10,7 +9,7 @@ use rcgen::{
 };
 use serde_json::Value;
 
-use crate::harness::{Gateway, chat, long_stream, run, send, tiny, within_limit};
+use crate::harness::{Gateway, chat, long_stream, run, send, tiny, until, within_limit};
 
 /// A directory with the files of TLS, signed by its authority.
 struct Files {
@@ -262,11 +261,9 @@ async fn status_and_metrics_tell_the_certificate_and_its_changes() {
             .await
             .is_err()
     );
-    within_limit("the count of handshakes", async {
+    until("the count of handshakes", async || {
         let name = "llamatower_tls_handshakes_failed_total";
-        while gateway.sample(name, &["\"clients\""]).await != Some(1.0) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        gateway.sample(name, &["\"clients\""]).await == Some(1.0)
     })
     .await;
 }

@@ -3,7 +3,7 @@
 use llamatower_sim::{Fault, FaultKind};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, send, tiny, with};
+use crate::harness::{ADA_AND_BOB, Gateway, chat, send, tiny, with};
 
 #[tokio::test]
 async fn tokens_are_in_the_log_and_the_metrics_in_every_dialect() {
@@ -72,14 +72,11 @@ async fn a_backend_is_asked_for_plain_responses_and_a_compressed_one_is_logged_o
     assert_eq!(gateway.count_logged(is_it), 1);
 }
 
-/// The keys `ada-secret` and `bob-secret`.
-const KEYS: &str = "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99";
-
 #[tokio::test]
 async fn a_key_without_tokens_is_refused_in_the_dialect_of_the_route() {
     let sim = tiny().await;
     let settings = [
-        ("LLAMATOWER_API_KEYS", KEYS),
+        ADA_AND_BOB,
         ("LLAMATOWER_KEY_TOKEN_LIMIT", "20/day,1000000/month"),
         (
             "LLAMATOWER_KEY_LIMITS",

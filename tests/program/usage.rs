@@ -9,20 +9,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    Answer, Cloud, Gateway, chat, long_stream, run, send, tiny, with, within_limit,
+    ADA_AND_BOB, ADMIN_BEN, Answer, Cloud, Gateway, chat, long_stream, run, send, tiny, until, with,
 };
 
 const DIRECTORY: &str = "LLAMATOWER_STATE_DIR";
-/// The keys `ada-secret` and `bob-secret`.
-const KEYS: (&str, &str) = (
-    "LLAMATOWER_API_KEYS",
-    "ada=sha256:cb3ac4f9f4ba2da6f063a94debb6009ec2ee2abcf28f90cd97fdb92fdc44d736,bob=sha256:9f03ef1533a68d2f506f81ef463c1183a82a6bd40e45613f36e6fe1889cf1b99",
-);
-/// The key `ben-secret`.
-const ADMIN: (&str, &str) = (
-    "LLAMATOWER_ADMIN_KEYS",
-    "ben=sha256:d40b4998c1b40bb710a3f09ddffdeaf0ca6347788a124f8fa3e034c4af1c6b72",
-);
 
 fn path(directory: &TempDir) -> &str {
     directory.path().to_str().unwrap()
@@ -49,15 +39,10 @@ async fn usage(gateway: &Gateway, query: &str) -> Value {
 /// Waits until what happens before this call is written.
 async fn written(gateway: &Gateway) {
     let now = jiff::Timestamp::now();
-    let is_written = async || {
+    until("a write", async || {
         let state = gateway.admin_page("/status").await.json()["state"].clone();
         let time = state["written_at"].as_str().map(str::to_owned);
         time.is_some_and(|time| time.parse::<jiff::Timestamp>().unwrap() > now)
-    };
-    within_limit("a write", async {
-        while !is_written().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     })
     .await;
 }
@@ -96,7 +81,7 @@ async fn a_crash_loses_at_most_the_last_second() {
 #[tokio::test]
 async fn an_end_in_order_loses_nothing_and_the_report_is_by_day_key_and_model() {
     let (sim, directory) = (tiny().await, TempDir::new().unwrap());
-    let settings = [KEYS, ADMIN];
+    let settings = [ADA_AND_BOB, ADMIN_BEN];
     let gateway = start(&sim, directory.path(), &settings).await;
     for key in ["ada", "ada", "bob"] {
         assert_eq!(ask(&gateway, key).await.status, 200);
@@ -134,7 +119,7 @@ async fn an_end_in_order_loses_nothing_and_the_report_is_by_day_key_and_model() 
 async fn a_used_up_budget_of_a_day_is_used_up_after_a_crash() {
     let (sim, directory) = (tiny().await, TempDir::new().unwrap());
     let settings = [
-        KEYS,
+        ADA_AND_BOB,
         ("LLAMATOWER_KEY_TOKEN_LIMIT", "20/day,1000000/month"),
         ("LLAMATOWER_KEY_LIMITS", "bob:tokens=500000/day"),
     ];
@@ -234,7 +219,7 @@ async fn the_tokens_of_a_request_that_is_broken_off_are_estimated() {
 async fn a_load_or_unload_uses_no_tokens_and_an_answer_without_counts_has_estimated_ones() {
     let sim = tiny().await;
     let limit = ("LLAMATOWER_KEY_TOKEN_LIMIT", "20/day");
-    let gateway = Gateway::start_up(&[&sim], &[KEYS, ADMIN, limit]).await;
+    let gateway = Gateway::start_up(&[&sim], &[ADA_AND_BOB, ADMIN_BEN, limit]).await;
     let ask_for = async |path: &str, body: &Value| {
         let request = gateway.post_request(path, body).bearer_auth("ben-secret");
         let answer = send(request).await;
@@ -276,7 +261,7 @@ async fn a_load_or_unload_uses_no_tokens_and_an_answer_without_counts_has_estima
 async fn a_long_prompt_without_counts_is_charged_by_its_length() {
     let sim = tiny().await;
     let limit = ("LLAMATOWER_KEY_TOKEN_LIMIT", "100000/day");
-    let gateway = Gateway::start_up(&[&sim], &[KEYS, ADMIN, limit]).await;
+    let gateway = Gateway::start_up(&[&sim], &[ADA_AND_BOB, ADMIN_BEN, limit]).await;
     let messages = json!([{"role": "user", "content": "word ".repeat(60_000)}]);
     let body = json!({"model": "tiny", "stream": true, "messages": messages});
     for status in [200, 429] {
@@ -459,7 +444,7 @@ async fn while_nothing_can_be_written_requests_are_served_and_counted() {
 async fn usage_is_for_administrators() {
     let (sim, directory) = (tiny().await, TempDir::new().unwrap());
     let trusted = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1");
-    let gateway = start(&sim, directory.path(), &[KEYS, ADMIN, trusted]).await;
+    let gateway = start(&sim, directory.path(), &[ADA_AND_BOB, ADMIN_BEN, trusted]).await;
     let url = format!("{}/status/usage?format=csv", gateway.admin_url());
     let remote = || {
         reqwest::Client::new()
@@ -490,7 +475,7 @@ async fn usage_is_for_administrators() {
 #[tokio::test]
 async fn the_command_prints_a_table_csv_and_json() {
     let (sim, directory) = (tiny().await, TempDir::new().unwrap());
-    let gateway = start(&sim, directory.path(), &[KEYS, ADMIN]).await;
+    let gateway = start(&sim, directory.path(), &[ADA_AND_BOB, ADMIN_BEN]).await;
     for key in ["ada", "bob", "bob"] {
         assert_eq!(ask(&gateway, key).await.status, 200);
     }

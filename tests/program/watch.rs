@@ -9,7 +9,7 @@ use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Gateway, chat, run, send, tiny};
+use crate::harness::{Gateway, chat, run, send, tiny, until};
 
 const DONE: &str = "settings reloaded";
 const FAILED: &str = "reloading the settings failed; the old settings stay in force";
@@ -240,15 +240,10 @@ async fn a_changed_log_filter_is_in_force_without_a_restart() {
         gateway.post("/api/chat", &chat()).await;
         gateway.access_line("/api/chat").await;
         std::fs::write(&file, text("warn")).unwrap();
-        let last = async || {
-            let status = gateway.admin_page("/status").await.json();
-            status["gateway"]["last_reload"]["changed"].clone()
-        };
         // Its own line has the level that was switched off.
-        crate::harness::within_limit("the reload", async {
-            while last().await != json!(["LLAMATOWER_LOG"]) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        until("the reload", async || {
+            let status = gateway.admin_page("/status").await.json();
+            status["gateway"]["last_reload"]["changed"] == json!(["LLAMATOWER_LOG"])
         })
         .await;
         let is_access = |line: &Value| line["message"] == "request";

@@ -3,6 +3,7 @@
 mod cloud;
 mod connection;
 mod dns;
+mod keys;
 mod process;
 mod redis;
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 pub(crate) use cloud::{Cloud, Reply};
 pub(crate) use connection::{Connection, End};
 pub(crate) use dns::{Dns, Zone};
+pub(crate) use keys::{ADA, ADA_AND_BOB, ADMIN_BEN, WEBUI_AND_BOB, keys};
 pub(crate) use process::{Exited, Gateway, run};
 pub(crate) use redis::{Redis, free_port, slow_way_to};
 
@@ -27,6 +29,27 @@ pub(crate) async fn within_limit<F: Future>(what: &str, future: F) -> F::Output 
         Ok(output) => output,
         Err(_) => panic!("it never happened: {what}"),
     }
+}
+
+/// The time between two questions of [`eventually`].
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks again and again until there is an answer, where no event tells of it.
+pub(crate) async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
+    within_limit(what, async {
+        loop {
+            match ask().await {
+                Some(answer) => return answer,
+                None => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    })
+    .await
+}
+
+/// Waits until something is so, where no event tells of it.
+pub(crate) async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    eventually(what, async || is_so().await.then_some(())).await;
 }
 
 /// A server with the model `tiny`, which responds without delay.

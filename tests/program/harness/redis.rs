@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream, tcp};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
 
-use super::within_limit;
+use super::until;
 
 /// A server in a process of its own, without persistence.
 #[derive(Debug)]
@@ -52,11 +52,9 @@ impl Redis {
     }
 
     async fn until_up(&self) {
-        within_limit("the start of Redis", async {
-            let is_up = |answer: &str| answer.contains("PONG") || answer.contains("NOAUTH");
-            while !is_up(&self.call(&["PING"]).await) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        until("the start of Redis", async || {
+            let answer = self.call(&["PING"]).await;
+            answer.contains("PONG") || answer.contains("NOAUTH")
         })
         .await;
     }
