@@ -22,6 +22,24 @@ pub struct OperatorArguments {
     pub json: bool,
 }
 
+/// The form in which a command prints its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+impl OperatorArguments {
+    pub(super) fn output(&self) -> Output {
+        match self.json {
+            true => Output::Json,
+            false => Output::Text,
+        }
+    }
+}
+
 /// A server, and how to reach the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct ServerArguments {

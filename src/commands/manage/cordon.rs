@@ -40,7 +40,7 @@ pub(crate) async fn cordon(
         false => format!("{name}: no longer cordoned"),
     };
     let page = json!({"name": name, "is_cordoned": is_cordoned, "in_flight": in_flight});
-    tell(arguments.gateway.json, page, &text)
+    tell(arguments.gateway.output(), page, &text)
 }
 
 /// Cordons a server, and waits until no request is in flight there.
@@ -69,7 +69,11 @@ pub(crate) async fn drain(
     }
     let name = server.name;
     let page = json!({"name": name, "is_cordoned": true, "in_flight": 0});
-    tell(arguments.gateway.json, page, &format!("{name}: drained"))
+    tell(
+        arguments.gateway.output(),
+        page,
+        &format!("{name}: drained"),
+    )
 }
 
 /// Cordons or uncordons a server.

@@ -16,6 +16,7 @@ use reqwest::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use arguments::Output;
 pub use arguments::{ModelsArguments, ModelsCommand, OperatorArguments, ServerArguments};
 pub(crate) use cordon::{cordon, drain, set_cordoned};
 pub(crate) use error::ManageError;
@@ -34,14 +35,14 @@ pub(crate) async fn run(
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
     let gateway = GatewayClient::new(arguments.url.as_deref(), &arguments.gateway, config)?;
-    let as_json = arguments.gateway.json;
+    let output = arguments.gateway.output();
     match &arguments.command {
-        ModelsCommand::List => list(&gateway, as_json).await,
+        ModelsCommand::List => list(&gateway, output).await,
         ModelsCommand::Pull { models, servers } => {
             let mut errors = Vec::new();
             for model in models {
                 errors.extend(
-                    pull(&gateway, model, servers.as_deref(), as_json)
+                    pull(&gateway, model, servers.as_deref(), output)
                         .await
                         .err(),
                 );
@@ -51,7 +52,7 @@ pub(crate) async fn run(
         ModelsCommand::Rm { models, servers } => {
             let mut errors = Vec::new();
             for model in models {
-                errors.extend(remove(&gateway, model, servers, as_json).await.err());
+                errors.extend(remove(&gateway, model, servers, output).await.err());
             }
             ManageError::of_all(errors)
         }
@@ -59,25 +60,25 @@ pub(crate) async fn run(
             let options = sync::Options {
                 is_dry_run: *dry_run,
                 prunes: *prune,
-                as_json,
+                output,
             };
             sync::sync(&gateway, options, config).await
         }
-        ModelsCommand::Load { model } => load(&gateway, model, as_json).await,
-        ModelsCommand::Unload { model } => unload(&gateway, model, as_json).await,
+        ModelsCommand::Load { model } => load(&gateway, model, output).await,
+        ModelsCommand::Unload { model } => unload(&gateway, model, output).await,
     }
 }
 
 const LIST: &str = "list the models";
 
-async fn list(gateway: &GatewayClient, as_json: bool) -> Result<(), ManageError> {
-    let text = match as_json {
-        true => {
+async fn list(gateway: &GatewayClient, output: Output) -> Result<(), ManageError> {
+    let text = match output {
+        Output::Json => {
             let page = gateway.operate(Method::GET, "/status/models", LIST).await?;
             let page: Value = read(&page, LIST)?;
             format!("{page:#}\n")
         }
-        false => models_page(gateway).await?.table(),
+        Output::Text => models_page(gateway).await?.table(),
     };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
@@ -101,7 +102,7 @@ async fn pull(
     gateway: &GatewayClient,
     model: &str,
     servers: Option<&str>,
-    as_json: bool,
+    output: Output,
 ) -> Result<(), ManageError> {
     let action = format!("pull {model}");
     let failed = |reason: String| ManageError::Failed {
@@ -112,7 +113,7 @@ async fn pull(
     let sent = gateway.send(Method::POST, "/api/pull", &body, servers, &action);
     let mut lines = sent.await?;
     let only_server = lines.server();
-    let mut progress = Progress::new(model, as_json);
+    let mut progress = Progress::new(model, output);
     let mut has_succeeded = false;
     while let Some(line) = lines.next().await? {
         let step: Step = serde_json::from_slice(&line)
@@ -121,7 +122,7 @@ async fn pull(
         let server = step.server.as_ref().or(only_server.as_ref());
         has_succeeded = step.status == "success" && (step.server.is_none());
         let is_summary = server.is_none();
-        if as_json || !is_summary {
+        if output == Output::Json || !is_summary {
             progress.show(server.map_or("", |server| server), &step, &line)?;
         }
         if let Some(error) = step.error {
@@ -140,7 +141,7 @@ async fn remove(
     gateway: &GatewayClient,
     model: &str,
     servers: &str,
-    as_json: bool,
+    output: Output,
 ) -> Result<(), ManageError> {
     let (action, body) = (format!("delete {model}"), json!({"model": model}));
     let servers = Some(servers);
@@ -150,25 +151,25 @@ async fn remove(
         return Err(ManageError::Failed { action, reason });
     }
     tell(
-        as_json,
+        output,
         json!({"model": model, "status": "deleted"}),
         &format!("{model}: deleted"),
     )
 }
 
 /// Loads a model.
-async fn load(gateway: &GatewayClient, model: &str, as_json: bool) -> Result<(), ManageError> {
+async fn load(gateway: &GatewayClient, model: &str, output: Output) -> Result<(), ManageError> {
     let response = run_without_prompt(gateway, json!({"model": model}), "load", model).await?;
     let text = match &response.server {
         Some(server) => format!("{model}: loaded on {server}"),
         None => format!("{model}: loaded"),
     };
     let page = json!({"model": model, "status": "loaded", "server": response.server});
-    tell(as_json, page, &text)
+    tell(output, page, &text)
 }
 
 /// Unloads a model on all servers that have it in memory.
-async fn unload(gateway: &GatewayClient, model: &str, as_json: bool) -> Result<(), ManageError> {
+async fn unload(gateway: &GatewayClient, model: &str, output: Output) -> Result<(), ManageError> {
     let body = json!({"model": model, "keep_alive": 0});
     let response = run_without_prompt(gateway, body, "unload", model).await?;
     let (status, text) = match response.servers.as_deref() {
@@ -184,7 +185,7 @@ async fn unload(gateway: &GatewayClient, model: &str, as_json: bool) -> Result<(
     };
     let servers = response.servers;
     let page = json!({"model": model, "status": status, "servers": servers});
-    tell(as_json, page, &text)
+    tell(output, page, &text)
 }
 
 /// What the response to a request without a prompt tells of servers.
@@ -212,11 +213,12 @@ async fn run_without_prompt(
     }
 }
 
-fn tell(as_json: bool, json: Value, text: &str) -> Result<(), ManageError> {
+/// Prints the result of a command.
+fn tell(output: Output, json: Value, text: &str) -> Result<(), ManageError> {
     let mut out = io::stdout().lock();
-    match as_json {
-        true => writeln!(out, "{json}")?,
-        false => writeln!(out, "{text}")?,
+    match output {
+        Output::Json => writeln!(out, "{json}")?,
+        Output::Text => writeln!(out, "{text}")?,
     }
     Ok(())
 }

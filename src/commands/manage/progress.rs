@@ -7,6 +7,8 @@ use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
+use super::arguments::Output;
+
 /// A line of a pull's progress.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -41,14 +43,14 @@ enum Shown {
 }
 
 impl Progress {
-    pub(super) fn new(model: &str, as_json: bool) -> Self {
-        let shown = match as_json {
-            true => Shown::Json,
-            false if io::stderr().is_terminal() => Shown::Bars {
+    pub(super) fn new(model: &str, output: Output) -> Self {
+        let shown = match output {
+            Output::Json => Shown::Json,
+            Output::Text if io::stderr().is_terminal() => Shown::Bars {
                 all: MultiProgress::new(),
                 of: BTreeMap::new(),
             },
-            false => Shown::Plain {
+            Output::Text => Shown::Plain {
                 last: BTreeMap::new(),
             },
         };

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::arguments::Output;
 use super::error::ManageError;
 use super::gateway::GatewayClient;
 use super::list::ModelsPage;
@@ -20,7 +21,7 @@ pub(super) struct Options {
     pub(super) is_dry_run: bool,
     /// Also delete models that are not declared.
     pub(super) prunes: bool,
-    pub(super) as_json: bool,
+    pub(super) output: Output,
 }
 
 /// The differences between what is declared and what is installed: for each model, the servers.
@@ -47,21 +48,17 @@ pub(super) async fn sync(
         drift.undeclared.clear();
     }
     if options.is_dry_run {
-        return drift.report(options.as_json);
+        return drift.report(options.output);
     }
     let mut errors = Vec::new();
     for (model, servers) in &drift.missing {
         let servers = servers.join(",");
-        let pulled = pull(gateway, model, Some(&servers), options.as_json).await;
+        let pulled = pull(gateway, model, Some(&servers), options.output).await;
         errors.extend(pulled.err());
     }
     for (model, servers) in &drift.undeclared {
         let servers = servers.join(",");
-        errors.extend(
-            remove(gateway, model, &servers, options.as_json)
-                .await
-                .err(),
-        );
+        errors.extend(remove(gateway, model, &servers, options.output).await.err());
     }
     ManageError::of_all(errors)
 }
@@ -117,18 +114,21 @@ impl Drift {
     }
 
     /// Prints the differences.
-    fn report(&self, as_json: bool) -> Result<(), ManageError> {
+    fn report(&self, output: Output) -> Result<(), ManageError> {
         let mut out = io::stdout().lock();
-        if as_json {
-            let page = json!({"missing": self.missing, "undeclared": self.undeclared});
-            writeln!(out, "{page}")?;
-        } else {
-            for (what, rows) in [
-                ("missing", &self.missing),
-                ("not declared", &self.undeclared),
-            ] {
-                for (model, servers) in rows {
-                    writeln!(out, "{model}: {what} on {}", servers.join(", "))?;
+        match output {
+            Output::Json => {
+                let page = json!({"missing": self.missing, "undeclared": self.undeclared});
+                writeln!(out, "{page}")?;
+            }
+            Output::Text => {
+                for (what, rows) in [
+                    ("missing", &self.missing),
+                    ("not declared", &self.undeclared),
+                ] {
+                    for (model, servers) in rows {
+                        writeln!(out, "{model}: {what} on {}", servers.join(", "))?;
+                    }
                 }
             }
         }
