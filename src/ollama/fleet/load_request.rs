@@ -21,6 +21,15 @@ use super::policy::{Grant, Phases, Report};
 const GENERATE: &str = "/api/generate";
 const EMBED: &str = "/api/embed";
 
+/// How long a model that the gateway loads stays in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// For the server's own `keep_alive`.
+    Usual,
+    /// Until it is unloaded.
+    Pinned,
+}
+
 /// Why a model was not loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NotLoaded {
@@ -40,7 +49,7 @@ impl<S> Fleet<S> {
         &self,
         member: &Arc<Member<S>>,
         model: &ModelName,
-        for_ever: bool,
+        stay: Stay,
         grant: Option<Grant>,
     ) -> Result<Duration, NotLoaded> {
         let flight = grant.map(|grant| Flight::new(model.clone(), grant, self.router.clone()));
@@ -52,7 +61,7 @@ impl<S> Fleet<S> {
             return Err(NotLoaded::LoadsElsewhere);
         }
         let begun = Instant::now();
-        let loaded = self.send_load(member, model, for_ever).await;
+        let loaded = self.send_load(member, model, stay).await;
         if let (Ok(load), Some(flight)) = (&loaded, &flight) {
             flight.first_byte(Instant::now());
             flight.tell_loaded(member.backend.name());
@@ -69,7 +78,7 @@ impl<S> Fleet<S> {
         &self,
         member: &Arc<Member<S>>,
         model: &ModelName,
-        for_ever: bool,
+        stay: Stay,
     ) -> Result<Option<Duration>, String> {
         let Some(installed) = member.installed(model) else {
             return Err("it is not installed on this server any more".to_owned());
@@ -77,7 +86,7 @@ impl<S> Fleet<S> {
         let _slot = member.take(None);
         let limit = self.config.load_timeout.unwrap_or(Duration::MAX);
         let backend = &member.backend;
-        backend.load_model(&installed, for_ever, limit).await
+        backend.load_model(&installed, stay, limit).await
     }
 }
 
@@ -91,25 +100,24 @@ impl<S> Member<S> {
 }
 
 impl Backend {
-    /// Loads a model, with the server's own `keep_alive` or for ever. Returns the time of the load,
-    /// if the server tells it. `limit` is the time-out.
+    /// Loads a model. Returns the time of the load, if the server tells it. `limit` is the time-out.
     ///
     /// # Errors
     /// What the server said, and what to do.
     pub(super) async fn load_model(
         &self,
         model: &Installed,
-        for_ever: bool,
+        stay: Stay,
         limit: Duration,
     ) -> Result<Option<Duration>, String> {
         let can = |what: &str| model.capabilities.iter().any(|can| **can == *what);
         if can("embedding") && !can("completion") {
-            return self.load_by(EMBED, model, for_ever, limit).await.1;
+            return self.load_by(EMBED, model, stay, limit).await.1;
         }
-        let (status, loaded) = self.load_by(GENERATE, model, for_ever, limit).await;
+        let (status, loaded) = self.load_by(GENERATE, model, stay, limit).await;
         // A model that only embeds, on a server that does not tell what a model can do.
         if status == Some(StatusCode::BAD_REQUEST) && model.capabilities.is_empty() {
-            return self.load_by(EMBED, model, for_ever, limit).await.1;
+            return self.load_by(EMBED, model, stay, limit).await.1;
         }
         loaded
     }
@@ -118,7 +126,7 @@ impl Backend {
         &self,
         path: &'static str,
         model: &Installed,
-        for_ever: bool,
+        stay: Stay,
         limit: Duration,
     ) -> (Option<StatusCode>, Result<Option<Duration>, String>) {
         let mut body = json!({ "model": model.name.to_string() });
@@ -127,7 +135,7 @@ impl Backend {
             EMBED => body["input"] = json!("1"),
             _ => body["stream"] = json!(false),
         }
-        if for_ever {
+        if stay == Stay::Pinned {
             body["keep_alive"] = json!(-1);
         }
         let answer = self.post(path, Bytes::from(body.to_string()), limit).await;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Fleet;
-use super::load_request::{NotLoaded, error_text};
+use super::load_request::{NotLoaded, Stay, error_text};
 use super::member::Member;
 use super::policy::{Grant, OwnLoad};
 
@@ -119,7 +119,7 @@ impl<S> Fleet<S> {
                 Begun::LoadUnseen => None,
                 Begun::InMemory => return Ok(()),
             };
-            match self.load_now(member, model, false, grant).await {
+            match self.load_now(member, model, Stay::Usual, grant).await {
                 Ok(_) => return Ok(()),
                 Err(NotLoaded::Failed(reason)) => return Err(MemoryChangeFailed::Failed(reason)),
                 Err(NotLoaded::LoadsElsewhere) => sleep(LOOK_AGAIN).await,

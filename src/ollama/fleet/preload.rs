@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Fleet;
 use super::inventory::Resident;
-use super::load_request::NotLoaded;
+use super::load_request::{NotLoaded, Stay};
 use super::member::Member;
 use super::policy::{Grant, OwnLoad};
 use super::rules::Preload;
@@ -348,7 +348,11 @@ impl<S> Fleet<S> {
     async fn preload(&self, member: &Arc<Member<S>>, row: &mut Row, grant: Option<Grant>) {
         let (backend, model) = (&member.backend, &row.preload.model);
         let pinned = row.preload.is_pinned;
-        match self.load_now(member, model, pinned, grant).await {
+        let stay = match pinned {
+            true => Stay::Pinned,
+            false => Stay::Usual,
+        };
+        match self.load_now(member, model, stay, grant).await {
             Ok(time) => {
                 let seconds = time.as_secs_f64();
                 tracing::info!(backend = %backend.name(), %model, pinned, seconds, "the model was preloaded");
@@ -369,7 +373,7 @@ impl<S> Fleet<S> {
     async fn pin_again(&self, member: &Arc<Member<S>>, row: &mut Row) {
         row.pinned_at = Some(Instant::now());
         let model = &row.preload.model;
-        if let Err(error) = self.send_load(member, model, true).await {
+        if let Err(error) = self.send_load(member, model, Stay::Pinned).await {
             let backend = member.backend.name();
             tracing::debug!(%backend, %model, error, "the model was not pinned again");
         }
