@@ -1,5 +1,6 @@
 //! The layer around the fleet.
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -355,14 +356,7 @@ where
         let client = Client::of(&parts);
         let request = Request::from_parts(parts, body);
         let record = Record::of(request.extensions()).cloned();
-        let before = record.as_ref().map(|record| {
-            record.update(|outcome| {
-                let provider = outcome.extensions.get::<Provider>().copied();
-                let served_model = outcome.served_model.clone();
-                let choice = outcome.choice.clone();
-                (outcome.backend.take(), served_model, choice, provider)
-            })
-        });
+        let before = record.as_ref().map(OfTheFleet::take_from);
         let model = &*self.asked;
         match self.send(request).await {
             Ok(answer) if !is_unavailable(answer.status()) => {
@@ -383,34 +377,31 @@ where
                 let status = answer.status().as_u16();
                 tracing::warn!(model, status, "{NOT_ANSWERED}");
             }
-            Err(error) => {
-                let failure = Failure::find(&*error);
-                let exhausted = failure.and_then(Failure::caused_by::<TokensExhausted>);
-                count(match exhausted {
-                    Some(_) => "no_tokens",
-                    None => "failed",
-                });
-                let is_told = exhausted
-                    .is_some_and(|exhausted| !overflow.cloud.warned.is_new(exhausted, client));
-                match failure.and_then(Failure::caused_by::<TokenRefused>) {
-                    Some(_) => tracing::error!("the cloud service refuses the key in GROQ_API_KEY"),
-                    None if is_told => tracing::debug!(model, %error, "{NOT_ANSWERED}"),
-                    None => tracing::warn!(model, %error, "{NOT_ANSWERED}"),
-                }
-            }
+            Err(error) => self.tell_error(&error, client, count),
         }
-        if let Some((record, (backend, served_model, choice, provider))) = record.zip(before) {
-            record.update(|outcome| {
-                outcome.backend = backend;
-                outcome.served_model = served_model;
-                outcome.choice = choice;
-                match provider {
-                    Some(provider) => outcome.extensions.insert(provider),
-                    None => outcome.extensions.remove(),
-                }
-            });
+        if let Some((record, before)) = record.zip(before) {
+            before.put_back(&record);
         }
         None
+    }
+
+    /// Counts and logs why the cloud service has not answered. That its tokens are used up is a warning only
+    /// once for each window.
+    fn tell_error(&self, error: &BoxError, client: Option<Client>, count: impl Fn(&'static str)) {
+        let model = &*self.asked;
+        let failure = Failure::find(&**error);
+        let exhausted = failure.and_then(Failure::caused_by::<TokensExhausted>);
+        count(match exhausted {
+            Some(_) => "no_tokens",
+            None => "failed",
+        });
+        let warned = &self.overflow.cloud.warned;
+        let is_told = exhausted.is_some_and(|exhausted| !warned.is_new(exhausted, client));
+        match failure.and_then(Failure::caused_by::<TokenRefused>) {
+            Some(_) => tracing::error!("the cloud service refuses the key in GROQ_API_KEY"),
+            None if is_told => tracing::debug!(model, %error, "{NOT_ANSWERED}"),
+            None => tracing::warn!(model, %error, "{NOT_ANSWERED}"),
+        }
     }
 
     /// Sends a request with the model's name in the cloud; the answer has the name that the client
@@ -456,4 +447,37 @@ pub(super) fn copy<B>(request: &Request<ReplayBody<B>>) -> Option<Request<Replay
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     Some(copy)
+}
+
+/// What the record of a request tells of the attempts at the fleet. The attempt at the cloud writes over it, and
+/// if that fails too, the client gets the fleet's error.
+struct OfTheFleet {
+    backend: Option<Arc<str>>,
+    served_model: Option<Arc<str>>,
+    choice: Option<Arc<dyn Any + Send + Sync>>,
+    provider: Option<Provider>,
+}
+
+impl OfTheFleet {
+    /// Takes it from the record, which then has no backend.
+    fn take_from(record: &Record) -> Self {
+        record.update(|outcome| Self {
+            backend: outcome.backend.take(),
+            served_model: outcome.served_model.clone(),
+            choice: outcome.choice.clone(),
+            provider: outcome.extensions.get::<Provider>().copied(),
+        })
+    }
+
+    fn put_back(self, record: &Record) {
+        record.update(|outcome| {
+            outcome.backend = self.backend;
+            outcome.served_model = self.served_model;
+            outcome.choice = self.choice;
+            match self.provider {
+                Some(provider) => outcome.extensions.insert(provider),
+                None => outcome.extensions.remove(),
+            }
+        });
+    }
 }

@@ -97,10 +97,11 @@ impl Metrics {
         sources::observe_shared(meter, &shared);
         runtime::observe(meter, &runtime);
         process::observe(meter);
-        let count = |name: &'static str, text: &'static str| {
-            let counter = meter.u64_counter(name).with_unit("{request}");
+        let count = |name: &'static str, unit: &'static str, text: &'static str| {
+            let counter = meter.u64_counter(name).with_unit(unit);
             counter.with_description(text).build()
         };
+        let requests = |name, text| count(name, "{request}", text);
         Self {
             active: meter
                 .i64_up_down_counter(names::HTTP_SERVER_ACTIVE_REQUESTS)
@@ -108,56 +109,48 @@ impl Metrics {
                 .with_description("Requests in flight, including streams")
                 .build(),
             active_of: Default::default(),
-            model_loads: meter
-                .u64_counter(names::MODEL_LOADS)
-                .with_unit("{load}")
-                .with_description("Requests that loaded a model")
-                .build(),
+            model_loads: count(names::MODEL_LOADS, "{load}", "Requests that loaded a model"),
             model_load: meter
                 .f64_histogram(names::MODEL_LOAD)
                 .with_unit("s")
                 .with_boundaries(names::LOAD_SECONDS.to_vec())
                 .with_description("Time of a load of a model, by the backend's own clock")
                 .build(),
-            sync_pulls: meter
-                .u64_counter(names::MODEL_SYNC_PULLS)
-                .with_unit("{pull}")
-                .with_description("Pulls of declared models that the gateway began by itself")
-                .build(),
+            sync_pulls: count(
+                names::MODEL_SYNC_PULLS,
+                "{pull}",
+                "Pulls of declared models that the gateway began by itself",
+            ),
             series: SeriesCache::new(meter, semconv, models.clone(), Arc::clone(&scheme)),
             scheme,
             models,
-            retries: count(names::RETRIES, "Retried attempts"),
-            refusals: count(names::REFUSALS, "Requests that the gateway refused"),
-            rate_limited: count(names::RATE_LIMITED, "Requests refused with 429"),
-            cancelled: count(
+            retries: requests(names::RETRIES, "Retried attempts"),
+            refusals: requests(names::REFUSALS, "Requests that the gateway refused"),
+            rate_limited: requests(names::RATE_LIMITED, "Requests refused with 429"),
+            cancelled: requests(
                 names::CANCELLED,
                 "Requests whose client disconnected before the end",
             ),
-            cloud_requests: count(
+            cloud_requests: requests(
                 names::CLOUD_REQUESTS,
                 "Requests for which the cloud service was asked",
             ),
-            cloud_tokens: meter
-                .u64_counter(names::CLOUD_TOKENS)
-                .with_unit("{token}")
-                .with_description("Tokens used at the cloud service")
-                .build(),
-            fallbacks: count(
+            cloud_tokens: count(
+                names::CLOUD_TOKENS,
+                "{token}",
+                "Tokens used at the cloud service",
+            ),
+            fallbacks: requests(
                 names::FALLBACKS,
                 "Requests for an alias for which the next of its models was tried",
             ),
-            failed_keys: count(names::FAILED_KEYS, "Requests whose key was refused"),
-            reloads: meter
-                .u64_counter(names::RELOADS)
-                .with_unit("{reload}")
-                .with_description("Reloads of the settings")
-                .build(),
-            tls_reloads: meter
-                .u64_counter(names::TLS_RELOADS)
-                .with_unit("{reload}")
-                .with_description("Changes of the files for TLS")
-                .build(),
+            failed_keys: requests(names::FAILED_KEYS, "Requests whose key was refused"),
+            reloads: count(names::RELOADS, "{reload}", "Reloads of the settings"),
+            tls_reloads: count(
+                names::TLS_RELOADS,
+                "{reload}",
+                "Changes of the files for TLS",
+            ),
             keys: KeyCounters::new(meter),
             fleet,
             listeners,

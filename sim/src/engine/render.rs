@@ -222,40 +222,7 @@ impl Shape {
                 }
                 vec![Bytes::from(format!("data: {last}\n\ndata: [DONE]\n\n"))]
             }
-            Self::Responses { id, .. } => {
-                let (item, text) = (quoted(&item_id(id)), quoted(text));
-                let next = times.tokens + 4;
-                let whole = self.response_object("completed", &text, Some((prompt, times.tokens)));
-                vec![
-                    event(
-                        "response.output_text.done",
-                        &format!(
-                            r#"{{"content_index":0,"item_id":{item},"logprobs":[],"output_index":0,"sequence_number":{next},"text":{text},"type":"response.output_text.done"}}"#
-                        ),
-                    ),
-                    event(
-                        "response.content_part.done",
-                        &format!(
-                            r#"{{"content_index":0,"item_id":{item},"output_index":0,"part":{{"annotations":[],"logprobs":[],"text":{text},"type":"output_text"}},"sequence_number":{},"type":"response.content_part.done"}}"#,
-                            next + 1
-                        ),
-                    ),
-                    event(
-                        "response.output_item.done",
-                        &format!(
-                            r#"{{"item":{{"content":[{{"annotations":[],"logprobs":[],"text":{text},"type":"output_text"}}],"id":{item},"role":"assistant","status":"completed","type":"message"}},"output_index":0,"sequence_number":{},"type":"response.output_item.done"}}"#,
-                            next + 2
-                        ),
-                    ),
-                    event(
-                        "response.completed",
-                        &format!(
-                            r#"{{"response":{whole},"sequence_number":{},"type":"response.completed"}}"#,
-                            next + 3
-                        ),
-                    ),
-                ]
-            }
+            Self::Responses { id, .. } => self.responses_closing(id, order, text, times),
             Self::Messages { .. } => vec![
                 event(
                     "content_block_stop",
@@ -272,6 +239,45 @@ impl Shape {
                 event("message_stop", r#"{"type":"message_stop"}"#),
             ],
         }
+    }
+
+    fn responses_closing(&self, id: &str, order: &Order, text: &str, times: &Times) -> Vec<Bytes> {
+        let (item, text) = (quoted(&item_id(id)), quoted(text));
+        let next = times.tokens + 4;
+        let whole = self.response_object(
+            "completed",
+            &text,
+            Some((order.prompt_tokens, times.tokens)),
+        );
+        vec![
+            event(
+                "response.output_text.done",
+                &format!(
+                    r#"{{"content_index":0,"item_id":{item},"logprobs":[],"output_index":0,"sequence_number":{next},"text":{text},"type":"response.output_text.done"}}"#
+                ),
+            ),
+            event(
+                "response.content_part.done",
+                &format!(
+                    r#"{{"content_index":0,"item_id":{item},"output_index":0,"part":{{"annotations":[],"logprobs":[],"text":{text},"type":"output_text"}},"sequence_number":{},"type":"response.content_part.done"}}"#,
+                    next + 1
+                ),
+            ),
+            event(
+                "response.output_item.done",
+                &format!(
+                    r#"{{"item":{{"content":[{{"annotations":[],"logprobs":[],"text":{text},"type":"output_text"}}],"id":{item},"role":"assistant","status":"completed","type":"message"}},"output_index":0,"sequence_number":{},"type":"response.output_item.done"}}"#,
+                    next + 2
+                ),
+            ),
+            event(
+                "response.completed",
+                &format!(
+                    r#"{{"response":{whole},"sequence_number":{},"type":"response.completed"}}"#,
+                    next + 3
+                ),
+            ),
+        ]
     }
 
     /// The whole answer.

@@ -117,25 +117,7 @@ impl Policy {
                 judgement.terms.load += harm_of(model, lane, ask.now);
             }
             Residency::Unknown | Residency::Resident { .. } => {
-                let is_resting = lane.is_resting(ask.now) || self.load_is_late(server, lane, ask);
-                let is_proven = lane.in_flight < lane.slots.known();
-                judgement.is_open = lane.in_flight < lane.slots.limit(ask.now).max(1)
-                    && (is_proven || ask.may_probe_slots || !lane.slots.is_certain())
-                    && server.accepts()
-                    && !is_resting;
-                if is_resting {
-                    judgement.terms.load = lane.load_seconds();
-                    judgement.pace = 0.0;
-                }
-                if !judgement.is_open || lane.in_flight >= at_once {
-                    // Without a limit, it would wait in the server.
-                    judgement.terms.wait = lane.until_free(ask.now, service);
-                } else if !is_proven {
-                    // Whether there is one more slot is not known yet.
-                    judgement.terms.wait = UNPROVEN_SLOT * service;
-                }
-                let outside = server.wait_for_others(at_once, service);
-                judgement.terms.wait = judgement.terms.wait.max(outside);
+                self.judge_resident(lane, server, ask, &mut judgement);
             }
             // It was sent before the server told what it has in memory, and loads the model.
             Residency::Cold if lane.in_flight > 0 => {
@@ -155,6 +137,38 @@ impl Policy {
         judgement
     }
 
+    /// The cost at a server that has the model in memory, as far as is known.
+    fn judge_resident(
+        &self,
+        lane: &Lane,
+        server: &Server,
+        ask: &Ask<'_>,
+        judgement: &mut Judgement,
+    ) {
+        let service = judgement.service;
+        let at_once = lane.slots.at_once(ask.now);
+        let is_resting = lane.is_resting(ask.now) || self.load_is_late(server, lane, ask);
+        let is_proven = lane.in_flight < lane.slots.known();
+        judgement.is_open = lane.in_flight < lane.slots.limit(ask.now).max(1)
+            && (is_proven || ask.may_probe_slots || !lane.slots.is_certain())
+            && server.accepts()
+            && !is_resting;
+        if is_resting {
+            judgement.terms.load = lane.load_seconds();
+            judgement.pace = 0.0;
+        }
+        if !judgement.is_open || lane.in_flight >= at_once {
+            // Without a limit, it would wait in the server.
+            judgement.terms.wait = lane.until_free(ask.now, service);
+        } else if !is_proven {
+            // Whether there is one more slot is not known yet.
+            judgement.terms.wait = UNPROVEN_SLOT * service;
+        }
+        let outside = server.wait_for_others(at_once, service);
+        judgement.terms.wait = judgement.terms.wait.max(outside);
+    }
+
+    /// The cost at a server that has to load the model.
     fn judge_load(
         &self,
         model: &Model,

@@ -5,7 +5,7 @@ use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
 use super::context::Context;
-use super::lane::seconds;
+use super::lane::{Lane, seconds};
 use super::memory::{Load, Room};
 use super::outside::Outside;
 use super::{Policy, Residency, ServerId, change_lane, lane, server};
@@ -20,6 +20,30 @@ pub(crate) struct InMemory {
     pub(crate) context: Option<u64>,
     /// When it leaves memory without another request.
     pub(crate) expires: Option<Instant>,
+}
+
+impl Lane {
+    /// Notes that the server lists the model as in memory. `asked` is the time of the question: what the
+    /// gateway saw later counts more.
+    fn list(&mut self, row: &InMemory, asked: Instant, now: Instant) {
+        if row.bytes > 0 {
+            self.bytes = row.bytes;
+        }
+        self.expires = row.expires;
+        let context = row.context;
+        self.context.listed(context, asked);
+        match self.residency {
+            // It is still there, until it is loaded with another context.
+            Residency::Loading(_) if self.old_context.is_some_and(|old| context == Some(old)) => {}
+            // Ollama lists a model from the moment that its weights begin to load.
+            Residency::Loading(since)
+                if self.in_flight > 0 && seconds(since, now) < self.load_seconds() => {}
+            Residency::Resident { .. } => self.residency = Residency::Resident { context },
+            // The gateway has seen later that it has to be loaded.
+            Residency::Cold if self.changed.is_some_and(|changed| changed > asked) => {}
+            _ => self.set_residency(Residency::Resident { context }, now),
+        }
+    }
 }
 
 impl Policy {
@@ -57,24 +81,7 @@ impl Policy {
         self.unload_unlisted(id, listed, asked, now);
         for row in listed {
             let is_resident = change_lane(&mut self.models, &row.model, id, |lane| {
-                if row.bytes > 0 {
-                    lane.bytes = row.bytes;
-                }
-                lane.expires = row.expires;
-                let context = row.context;
-                lane.context.listed(context, asked);
-                match lane.residency {
-                    // It is still there, until it is loaded with another context.
-                    Residency::Loading(_)
-                        if lane.old_context.is_some_and(|old| context == Some(old)) => {}
-                    // Ollama lists a model from the moment that its weights begin to load.
-                    Residency::Loading(since)
-                        if lane.in_flight > 0 && seconds(since, now) < lane.load_seconds() => {}
-                    Residency::Resident { .. } => lane.residency = Residency::Resident { context },
-                    // The gateway has seen later that it has to be loaded.
-                    Residency::Cold if lane.changed.is_some_and(|changed| changed > asked) => {}
-                    _ => lane.set_residency(Residency::Resident { context }, now),
-                }
+                lane.list(row, asked, now);
                 lane.is_warm()
             });
             if let Some(server) =
@@ -109,7 +116,7 @@ impl Policy {
         let Some(server) = self.server(id).filter(|server| server.tells_residents) else {
             return false;
         };
-        let loads = |lane: &super::Lane| {
+        let loads = |lane: &Lane| {
             server.loading.is_some()
                 || matches!(lane.residency, Residency::Loading(_))
                 // A request was sent as if the model were there.
