@@ -1,6 +1,7 @@
 //! The boxed service of one backend: its type does not depend on the layers in front.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response, response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -29,12 +30,11 @@ where
     B: 'static,
     R: Body<Data = Bytes, Error = BoxError> + Send + 'static,
 {
-    let stack = stack.map_response(move |answer: Response<R>| {
+    BoxCloneSyncService::new(stack.and_then(move |answer: Response<R>| {
         let (mut head, body) = answer.into_parts();
         finish(&mut head);
-        Response::from_parts(head, AnswerBody::new(body))
-    });
-    BoxCloneSyncService::new(stack.and_then(|answer| async move { Ok(with_cause(answer).await) }))
+        with_cause(Response::from_parts(head, AnswerBody::new(body))).map(Ok)
+    }))
 }
 
 /// The service of one server, as management and unloads use it: a clone for each request.

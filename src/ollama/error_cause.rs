@@ -4,12 +4,13 @@
 //! request. Only the text tells them from failures of the server. This module is the one that knows
 //! these texts.
 
-use std::future::poll_fn;
+use std::future::{Future, Ready, poll_fn, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::Either;
 use http::header::CONTENT_ENCODING;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -65,15 +66,24 @@ pub(super) fn cause_of(text: &str) -> Option<ErrorCause> {
     }
 }
 
+/// The left future has the response at once. The right one reads its text, and is boxed, because it is
+/// rare and large.
+type WithCause =
+    Either<Ready<Response<AnswerBody>>, Pin<Box<dyn Future<Output = Response<AnswerBody>> + Send>>>;
+
 /// Reads the text of a response with status 500, and puts its cause into the extensions of the
 /// response. The body stays as it is.
-pub(super) async fn with_cause(answer: Response<AnswerBody>) -> Response<AnswerBody> {
+pub(super) fn with_cause(answer: Response<AnswerBody>) -> WithCause {
     if answer.status() != StatusCode::INTERNAL_SERVER_ERROR
         || answer.headers().contains_key(CONTENT_ENCODING)
         || answer.body().size_hint().lower() > MAX_BYTES as u64
     {
-        return answer;
+        return Either::Left(ready(answer));
     }
+    Either::Right(Box::pin(read_cause(answer)))
+}
+
+async fn read_cause(answer: Response<AnswerBody>) -> Response<AnswerBody> {
     let (mut head, mut rest) = answer.into_parts();
     let mut first = BytesMut::new();
     let reading = poll_fn(|cx| poll_read(&mut rest, &mut first, cx));
