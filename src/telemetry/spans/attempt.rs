@@ -91,7 +91,7 @@ where
         drop(entered);
         AttemptFuture {
             inner: answering.instrument(logged),
-            span,
+            span: span.map(Box::new),
         }
     }
 }
@@ -203,7 +203,8 @@ pin_project! {
     pub struct AttemptFuture<F> {
         #[pin]
         inner: Instrumented<F>,
-        span: Option<Span>,
+        // Boxed, because it is large, and few requests have one.
+        span: Option<Box<Span>>,
     }
 }
 
@@ -243,12 +244,12 @@ pin_project! {
     pub struct AttemptBody<B> {
         #[pin]
         inner: B,
-        span: Option<Span>,
+        span: Option<Box<Span>>,
     }
 }
 
 impl<B: Body> AttemptBody<B> {
-    fn new(inner: B, span: Option<Span>) -> Self {
+    fn new(inner: B, span: Option<Box<Span>>) -> Self {
         let span = span.filter(|_| !inner.is_end_stream());
         Self { inner, span }
     }
