@@ -31,9 +31,7 @@ use tower_http::sensitive_headers::{
     SetSensitiveRequestHeadersLayer, SetSensitiveResponseHeadersLayer,
 };
 
-use self::attempt::{
-    clocks, connections, counts_for_breaker, load_clock, lookup_clock, upstream_name,
-};
+use self::attempt::{clocks, connections, counts_for_breaker, prepare, upstream_name};
 pub(crate) use self::request::api_keys;
 use self::request::{
     Ended, RandomId, adaptive_limit, body_limit, cache, client_keys, forget_unusable_request_id,
@@ -47,7 +45,7 @@ use crate::live::LiveSettings;
 use crate::ollama::down_clock::DownClock;
 use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
-use crate::ollama::hygiene::{clean_request, clean_response};
+use crate::ollama::hygiene::clean_response;
 use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::upstream::Access;
 use crate::ollama::{self, Ollama};
@@ -220,10 +218,8 @@ where
         .layer_fn(move |inner| DownClock::new(inner, &probed, probe_timeout))
         // Outside of the clocks, which wrap the body.
         .layer(RewriteLayer::new(settings.limits.keep_alive()))
-        .map_request(load_clock(timeouts.load))
-        .map_request(lookup_clock(settings, backend))
+        .map_request(prepare(settings, backend))
         .layer(clocks(timeouts))
-        .map_request(clean_request)
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))
         // An OpenAI-compatible server acts like an Ollama for all layers above.
         .layer_fn(move |client| Translate::new(client, server.clone()))

@@ -130,8 +130,8 @@ fn record<B>(request: Request<B>) -> Request<B> {
 }
 
 /// Leaves only what describes the body, and asks for an answer that can be read.
-fn for_the_service<B>(request: Request<B>) -> Request<B> {
-    let mut request = clean_request(request);
+fn for_the_service<B>(mut request: Request<B>) -> Request<B> {
+    clean_request(&mut request);
     let headers = request.headers_mut();
     keep_only(headers, &SENT);
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -41,7 +41,7 @@ fn is_about_the_client(name: &HeaderName) -> bool {
 /// Rewrites a client's request for the backend: the path of the route table, no query, and no
 /// header that identifies the client or belongs to its connection. The response must not be
 /// compressed. Only an upload may keep [`Expect: 100-continue`](super::hold).
-pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
+pub fn clean_request<B>(request: &mut Request<B>) {
     let route = RouteMatch::of(request.extensions());
     let may_wait = route.and_then(RouteMatch::operation) == Some(Operation::Blob);
     let rebuilt = route.and_then(|route| {
@@ -56,7 +56,6 @@ pub fn clean_request<B>(mut request: Request<B>) -> Request<B> {
         is_about_the_client(name) || (*name == EXPECT && !may_wait)
     });
     request.headers_mut().insert(ACCEPT_ENCODING, UNCOMPRESSED);
-    request
 }
 
 /// Rewrites a backend's response for the client: the edge sets the framing, a busy server's

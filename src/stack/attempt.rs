@@ -12,6 +12,7 @@ use llamatower_layers::{BoxError, Failure, Operation, RouteMatch, Side};
 
 use crate::ollama::down_clock::{LIMIT_OF_LOOKUP, PROBES_OF_LOOKUP, is_lookup};
 use crate::ollama::fleet::{Backend, MayLoad};
+use crate::ollama::hygiene::clean_request;
 use crate::ollama::upstream::{Access, ConnectFailed, PoolLimits, Upstream};
 use crate::settings::{Settings, Timeouts};
 use crate::telemetry::{AttemptTelemetry, Upstream as UpstreamName, names};
@@ -86,25 +87,37 @@ fn manages_models(request: &Parts) -> bool {
         .is_some_and(Operation::is_management)
 }
 
-/// Gives a request that may have to wait for a load its own first-byte time-out.
-pub(super) fn load_clock<B>(limit: Option<Duration>) -> impl Fn(Request<B>) -> Request<B> + Clone {
-    let clock = StreamTimeouts::new()
-        .with_first_byte(limit)
-        .with_first_byte_name("LLAMATOWER_LOAD_TIMEOUT");
+/// Cleans the head of a request, and sets its own first-byte time-out if it has one.
+pub(super) fn prepare<B>(
+    settings: &Settings,
+    backend: &Backend,
+) -> impl Fn(Request<B>) -> Request<B> + Clone + use<B> {
+    let load_clock = load_clock(settings.timeouts.load);
+    let lookup_clock = lookup_clock(settings, backend);
     move |mut request| {
-        if request.extensions().get::<MayLoad>().is_some() {
-            request.extensions_mut().insert(clock);
+        let own = request.extensions().get::<MayLoad>().map(|_| load_clock);
+        let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
+        let own = lookup_clock
+            .filter(|_| operation.is_some_and(is_lookup))
+            .or(own);
+        if let Some(own) = own {
+            request.extensions_mut().insert(own);
         }
+        clean_request(&mut request);
         request
     }
 }
 
-/// Gives a request that asks what an Ollama knows of a model its own first-byte time-out, unless that
-/// of all requests is shorter. Other servers may answer nothing while they work.
-pub(super) fn lookup_clock<B>(
-    settings: &Settings,
-    backend: &Backend,
-) -> impl Fn(Request<B>) -> Request<B> + Clone + use<B> {
+/// The time-outs of a request that may have to wait for a load.
+fn load_clock(limit: Option<Duration>) -> StreamTimeouts {
+    StreamTimeouts::new()
+        .with_first_byte(limit)
+        .with_first_byte_name("LLAMATOWER_LOAD_TIMEOUT")
+}
+
+/// The time-outs of a request that asks what an Ollama knows of a model, unless that of all requests
+/// is shorter. Other servers may answer nothing while they work.
+fn lookup_clock(settings: &Settings, backend: &Backend) -> Option<StreamTimeouts> {
     let limit = settings
         .backends
         .probe_timeout
@@ -116,14 +129,7 @@ pub(super) fn lookup_clock<B>(
     let clock = StreamTimeouts::new()
         .with_first_byte(limit)
         .with_first_byte_name(LIMIT_OF_LOOKUP);
-    let applies = is_shorter && backend.openai().is_none();
-    move |mut request| {
-        let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
-        if applies && operation.is_some_and(is_lookup) {
-            request.extensions_mut().insert(clock);
-        }
-        request
-    }
+    (is_shorter && backend.openai().is_none()).then_some(clock)
 }
 
 /// Whether a failure counts for the circuit breaker. A refused connection does not: it costs

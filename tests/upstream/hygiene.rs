@@ -17,9 +17,15 @@ fn request(target: &str, headers: &[(&'static str, &str)]) -> Request<()> {
     request
 }
 
+fn cleaned_request(target: &str, headers: &[(&'static str, &str)]) -> Request<()> {
+    let mut request = request(target, headers);
+    clean_request(&mut request);
+    request
+}
+
 #[test]
 fn headers_about_the_client_are_not_sent_to_a_backend() {
-    let cleaned = clean_request(request(
+    let cleaned = cleaned_request(
         "/api/chat",
         &[
             ("authorization", "Bearer secret"),
@@ -33,7 +39,7 @@ fn headers_about_the_client_are_not_sent_to_a_backend() {
             ("content-type", "application/json"),
             ("user-agent", "a client"),
         ],
-    ));
+    );
     let mut left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
     left.sort_unstable();
     assert_eq!(left, ["accept-encoding", "content-type", "user-agent"]);
@@ -41,7 +47,7 @@ fn headers_about_the_client_are_not_sent_to_a_backend() {
 
 #[test]
 fn headers_that_connection_names_stay_on_their_hop() {
-    let cleaned = clean_request(request(
+    let cleaned = cleaned_request(
         "/api/chat",
         &[
             ("connection", "Upgrade, HTTP2-Settings, x-hop, content-type"),
@@ -50,7 +56,7 @@ fn headers_that_connection_names_stay_on_their_hop() {
             ("x-hop", "1"),
             ("content-type", "application/json"),
         ],
-    ));
+    );
     let left: Vec<_> = cleaned.headers().keys().map(HeaderName::as_str).collect();
     assert_eq!(left, ["content-type", "accept-encoding"]);
 }
@@ -61,7 +67,7 @@ fn a_backend_is_asked_for_a_response_that_is_not_compressed() {
         &[][..],
         &[("accept-encoding", "gzip, br"), ("accept-encoding", "zstd")],
     ] {
-        let cleaned = clean_request(request("/v1/chat/completions", accepted));
+        let cleaned = cleaned_request("/v1/chat/completions", accepted);
         let mut sent = cleaned.headers().get_all("accept-encoding").iter();
         assert_eq!(sent.next().expect("a value"), "identity");
         assert_eq!(sent.next(), None);
@@ -70,7 +76,7 @@ fn a_backend_is_asked_for_a_response_that_is_not_compressed() {
 
 #[test]
 fn the_target_is_rebuilt_from_the_table() {
-    let cleaned = clean_request(request("http://elsewhere/v1/messages?beta=true", &[]));
+    let cleaned = cleaned_request("http://elsewhere/v1/messages?beta=true", &[]);
     assert_eq!(cleaned.uri(), "/v1/messages");
 }
 
