@@ -76,7 +76,10 @@ pub(crate) fn is_compressed(headers: &HeaderMap) -> bool {
     let is_coded = |coding: &HeaderValue| {
         !coding.is_empty() && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
     };
-    headers.get_all(CONTENT_ENCODING).iter().any(is_coded)
+    // Few responses have the field, and comparing a few names is cheaper than a lookup.
+    headers
+        .iter()
+        .any(|(name, coding)| *name == CONTENT_ENCODING && is_coded(coding))
 }
 
 /// Whether the response is a stream of lines or events.

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
+use http::header::CONTENT_ENCODING;
 use ruzstd::decoding::StreamingDecoder;
 
 use super::layer::Config;
@@ -36,7 +37,11 @@ impl Encoding {
             dialect,
             Dialect::OpenAi | Dialect::Responses | Dialect::Anthropic
         );
-        let mut values = headers.get_all(http::header::CONTENT_ENCODING).iter();
+        // Few bodies have one, and comparing a few names is cheaper than a lookup.
+        if !headers.keys().any(|name| *name == CONTENT_ENCODING) {
+            return Ok(Self::Plain);
+        }
+        let mut values = headers.get_all(CONTENT_ENCODING).iter();
         match (values.next().map(|value| value.as_bytes()), values.next()) {
             (None | Some(b"" | b"identity"), None) => Ok(Self::Plain),
             (Some(b"zstd"), None) if reads_zstd => Ok(Self::Zstd),

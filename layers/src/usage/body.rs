@@ -79,7 +79,9 @@ impl Separator {
         } else {
             return None;
         };
-        (!headers.contains_key(CONTENT_ENCODING)).then_some(separator)
+        // Comparing a few names is cheaper than a lookup.
+        let is_coded = headers.keys().any(|name| *name == CONTENT_ENCODING);
+        (!is_coded).then_some(separator)
     }
 }
 

@@ -35,7 +35,7 @@ where
     B::Error: Into<BoxError>,
 {
     source: Source<B>,
-    /// Whether the body is newline-delimited. Lines that arrived together then become one frame.
+    /// Whether the body is a stream of lines. Lines that arrived together then become one frame.
     /// Other chunks keep their boundaries, because some clients take a chunk for an event.
     is_lines: bool,
     /// The frame that followed joined lines, or was too large to be joined with them.
@@ -141,8 +141,9 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(source: Source<B>, headers: &HeaderMap) -> Self {
+        let is_open = source.size_hint().exact().is_none();
         Self {
-            is_lines: Framing::of(headers) == Some(Framing::Ndjson),
+            is_lines: is_open && Framing::of(headers) == Some(Framing::Ndjson),
             source,
             next: None,
         }
