@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use llamatower_layers::api_key::Identity;
 use llamatower_layers::live::Live;
 use llamatower_layers::{Fail, Failure, Record, Side};
@@ -86,6 +86,15 @@ impl Delegation {
 }
 
 impl Rules {
+    /// The key of a request, if it may name its users.
+    fn key_of(&self, request: &Extensions) -> Option<Arc<str>> {
+        if self.keys.is_empty() {
+            return None;
+        }
+        let name = &request.get::<Identity>()?.name;
+        self.keys.contains(name).then(|| name.clone())
+    }
+
     /// Removes the headers, and returns the name in the first of them that has one.
     fn take_user(
         &self,
@@ -115,9 +124,7 @@ impl Rules {
 impl RequestFilter for Delegation {
     fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         let rules = self.0.get();
-        let key = request.extensions().get::<Identity>();
-        let key = key.map(|identity| identity.name.clone());
-        let key = key.filter(|name| rules.keys.contains(name));
+        let key = rules.key_of(request.extensions());
         let user = rules.take_user(request.headers_mut(), key.is_some());
         if let (Some(key), Some(user)) = (key, user?) {
             let name: Arc<str> = format!("{key}{SEPARATOR}{user}").into();

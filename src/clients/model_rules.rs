@@ -164,8 +164,11 @@ impl RequestFilter for ModelRules {
     fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         self.check_model(request.extensions())?;
         let may_unload = self.may_unload.get();
+        if may_unload.is_empty() {
+            return Ok(());
+        }
         let key = request.extensions().get::<Identity>();
-        if !may_unload.is_empty() && key.is_some_and(|key| may_unload.contains(&key.name)) {
+        if key.is_some_and(|key| may_unload.contains(&key.name)) {
             request.extensions_mut().insert(MayUnload);
         }
         Ok(())

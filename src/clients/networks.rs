@@ -78,9 +78,6 @@ impl Rules {
     }
 
     fn name_of(&self, request: &Extensions) -> Option<&Arc<str>> {
-        if self.names.is_empty() {
-            return None;
-        }
         self.name_at(ClientAddress::of(request)?.0)
     }
 
@@ -96,6 +93,9 @@ impl RequestFilter for Networks {
     /// Never refuses a request.
     fn filter<B>(&self, request: &mut Request<B>) -> Result<(), Failure> {
         let rules = self.0.get();
+        if rules.names.is_empty() {
+            return Ok(());
+        }
         let name = match request.extensions().get::<Identity>() {
             None => rules.name_of(request.extensions()).cloned(),
             Some(_) => None,

@@ -36,9 +36,12 @@ pub(super) enum Step {
 
 /// Decides by the request's extensions.
 pub(super) fn step(extensions: &Extensions) -> Step {
-    match refusal(extensions) {
+    let Some(request) = LlmRequest::of(extensions) else {
+        return Step::Route;
+    };
+    match refusal(request, extensions) {
         Some(failure) => Step::Refuse(failure),
-        None => model_to_unload(extensions).map_or(Step::Route, Step::Unload),
+        None => model_to_unload(request).map_or(Step::Route, Step::Unload),
     }
 }
 
@@ -52,9 +55,8 @@ const SHORTEST_STAY: Duration = Duration::from_secs(10);
 /// the model. It also unloads after a number of seconds that is too large for it, and it accepts
 /// texts longer than those that are parsed here. So every value that is not clearly long is
 /// refused.
-fn refusal(extensions: &Extensions) -> Option<Failure> {
-    let keep_alive = LlmRequest::of(extensions)?.keep_alive?;
-    let may_stay = match keep_alive {
+fn refusal(request: &LlmRequest, extensions: &Extensions) -> Option<Failure> {
+    let may_stay = match request.keep_alive? {
         KeepAlive::Forever => true,
         KeepAlive::For(time) => time >= SHORTEST_STAY,
         KeepAlive::Unclear => false,
@@ -73,8 +75,7 @@ fn refusal(extensions: &Extensions) -> Option<Failure> {
 }
 
 /// The model that a request unloads, if it is an unload request.
-fn model_to_unload(extensions: &Extensions) -> Option<ModelName> {
-    let request = LlmRequest::of(extensions)?;
+fn model_to_unload(request: &LlmRequest) -> Option<ModelName> {
     let unloads = request.has_no_prompt
         && request.operation.is_inference()
         && request.keep_alive == Some(KeepAlive::For(Duration::ZERO));
