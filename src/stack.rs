@@ -194,7 +194,7 @@ where
     B::Error: Into<BoxError>,
 {
     let timeouts = &settings.timeouts;
-    let (refusing, probed, answering) = (backend.clone(), backend.clone(), backend.clone());
+    let (probed, answering) = (backend.clone(), backend.clone());
     let probe_timeout = settings.backends.probe_timeout;
     let name = HeaderValue::try_from(&**backend.name()).unwrap_or(HeaderValue::from_static("?"));
     let server = backend.openai().cloned();
@@ -211,10 +211,6 @@ where
                 .without_refusals()
                 .with_failures(counts_for_breaker),
         )
-        .map_err(move |error: BoxError| {
-            refusing.mark_unreachable(&error);
-            error
-        })
         .layer_fn(move |inner| DownClock::new(inner, &probed, probe_timeout))
         // Outside of the clocks, which wrap the body.
         .layer(RewriteLayer::new(settings.limits.keep_alive()))

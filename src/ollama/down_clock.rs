@@ -3,7 +3,7 @@
 //! The first-byte time-out is long, because a server that loads a model or reads a prompt sends
 //! nothing. A server that does not answer the gateway's probes either does not work on a request.
 //! This clock runs only while the server is [silent](Backend::silent_since), and only until the head
-//! of the response.
+//! of the response. A request that cannot connect marks the server as down.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -47,15 +47,15 @@ pub(crate) fn is_lookup(operation: Operation) -> bool {
     )
 }
 
-/// Ends requests at a server that is down, before its response; see the [module](self).
+/// Ends requests at a server that is down, before its response, and marks a server as down that refuses
+/// connections; see the [module](self).
 ///
-/// It has no effect on an OpenAI-compatible server, because some of these answer nothing while they
-/// work, nor on a request that manages models, because that is never repeated.
+/// The clock does not run for an OpenAI-compatible server, because some of these answer nothing while
+/// they work, nor for a request that manages models, because that is never repeated.
 #[derive(Clone, Debug)]
 pub struct DownClock<S> {
     inner: S,
-    /// `None` if the clock never runs.
-    backend: Option<Arc<Backend>>,
+    backend: Arc<Backend>,
     probe_timeout: Duration,
 }
 
@@ -64,13 +64,16 @@ impl<S> DownClock<S> {
     pub fn new(inner: S, backend: &Arc<Backend>, probe_timeout: Duration) -> Self {
         Self {
             inner,
-            backend: backend.openai().is_none().then(|| backend.clone()),
+            backend: backend.clone(),
             probe_timeout,
         }
     }
 
     fn clock<B>(&self, request: &Request<B>) -> Option<Clock> {
-        let backend = self.backend.as_ref()?;
+        let backend = &self.backend;
+        if backend.openai().is_some() {
+            return None;
+        }
         let operation = RouteMatch::of(request.extensions()).and_then(RouteMatch::operation);
         if operation.is_some_and(Operation::is_management) {
             return None;
@@ -92,7 +95,6 @@ impl<S> DownClock<S> {
         }
         Some(Clock {
             falls_silent,
-            backend: backend.clone(),
             silent_since,
             deadline,
             patience,
@@ -117,6 +119,7 @@ where
         DownClockFuture {
             clock: self.clock(&request),
             inner: self.inner.call(request),
+            backend: self.backend.clone(),
         }
     }
 }
@@ -129,6 +132,7 @@ pin_project! {
         inner: F,
         #[pin]
         clock: Option<Clock>,
+        backend: Arc<Backend>,
     }
 }
 
@@ -141,12 +145,16 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(answer) = this.inner.poll(cx) {
+            if let Err(error) = &answer {
+                this.backend.mark_unreachable(error);
+            }
             return Poll::Ready(answer);
         }
-        match this.clock.as_pin_mut() {
-            Some(clock) => clock.poll(cx).map(|down| Err(Failure::from(down).into())),
-            None => Poll::Pending,
-        }
+        let Some(clock) = this.clock.as_pin_mut() else {
+            return Poll::Pending;
+        };
+        let down = clock.poll(this.backend, cx);
+        down.map(|down| Err(Failure::from(down).into()))
     }
 }
 
@@ -155,7 +163,6 @@ pin_project! {
     struct Clock {
         #[pin]
         falls_silent: OwnedNotified,
-        backend: Arc<Backend>,
         // The silence that the deadline is for.
         silent_since: Option<Instant>,
         deadline: Deadline,
@@ -167,22 +174,22 @@ pin_project! {
 }
 
 impl Clock {
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ServerDown> {
+    fn poll(self: Pin<&mut Self>, backend: &Backend, cx: &mut Context<'_>) -> Poll<ServerDown> {
         let mut this = self.project();
         loop {
             if this.deadline.is_armed() {
                 ready!(this.deadline.poll(cx));
             } else {
                 ready!(this.falls_silent.as_mut().poll(cx));
-                this.falls_silent.set(this.backend.falls_silent());
+                this.falls_silent.set(backend.falls_silent());
             }
-            let silent_since = this.backend.silent_since();
+            let silent_since = backend.silent_since();
             if let Some(since) = silent_since
                 && this.deadline.is_armed()
                 && silent_since == *this.silent_since
             {
                 return Poll::Ready(ServerDown {
-                    backend: this.backend.name().clone(),
+                    backend: backend.name().clone(),
                     silent_for: since.elapsed(),
                     retryable: match *this.was_down {
                         // A better server would have been chosen.
