@@ -61,9 +61,8 @@ where
     type Future = RescueFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        if let Err(error) = ready!(self.inner.poll_ready(cx)) {
-            self.unready = Some(classify(error));
-        }
+        // Only the latest answer counts: an inner service that has become ready is called.
+        self.unready = ready!(self.inner.poll_ready(cx)).err().map(classify);
         Poll::Ready(Ok(()))
     }
 

@@ -301,6 +301,35 @@ async fn a_readiness_error_becomes_a_response() {
 }
 
 #[tokio::test]
+async fn a_service_that_has_become_ready_again_is_called() {
+    #[derive(Default)]
+    struct ReadyLater {
+        polls: usize,
+    }
+    impl Service<Request<()>> for ReadyLater {
+        type Response = Response<String>;
+        type Error = BoxError;
+        type Future = std::future::Ready<Result<Response<String>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            self.polls += 1;
+            Poll::Ready(match self.polls {
+                1 => Err(Failure::from(Busy).into()),
+                _ => Ok(()),
+            })
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            std::future::ready(Ok(Response::new("ready".to_owned())))
+        }
+    }
+    let mut service = RescueLayer::new().layer(ReadyLater::default());
+    for _ in 0..2 {
+        let Ok(_) = ServiceExt::<Request<()>>::ready(&mut service).await;
+    }
+    let Ok(answer) = service.call(Request::new(())).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_killed_backend_ends_the_stream_with_an_error_line_and_unclean() {
     let (text, is_clean, outcome) =
         stream("/api/chat", NDJSON, [Data("{\"done\":false}\n"), Broken]).await;

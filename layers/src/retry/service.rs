@@ -165,19 +165,13 @@ impl<S> RetryLoop<S> {
             record_wait(request.extensions(), since.elapsed());
             self.attempts.next();
             next = self.copy(&mut request);
-            answer = self.attempt(request).await;
+            // Final, as before the first attempt: by tower's contract, a service whose readiness
+            // failed must not be used again.
+            poll_fn(|cx| self.inner.poll_ready(cx))
+                .await
+                .map_err(classify)?;
+            answer = self.inner.call(request).await.map_err(classify);
         }
-    }
-
-    async fn attempt<B, R>(&mut self, request: Request<B>) -> Result<Response<R>, BoxError>
-    where
-        S: Service<Request<B>, Response = Response<R>>,
-        S::Error: Into<BoxError>,
-    {
-        poll_fn(|cx| self.inner.poll_ready(cx))
-            .await
-            .map_err(classify)?;
-        self.inner.call(request).await.map_err(classify)
     }
 
     fn cause_to_retry<R>(&mut self, answer: &Result<Response<R>, BoxError>) -> Option<Cause> {

@@ -502,3 +502,33 @@ async fn a_response_that_is_passed_on_is_not_read() {
     let once = RetryLayer::new(RetryBudget::default()).with_attempts(NonZeroU32::MIN);
     assert_eq!(reads(once, 2, b"busy", false).await, (0, 503));
 }
+
+#[tokio::test]
+async fn a_service_whose_readiness_failed_is_not_used_again() {
+    #[derive(Clone, Default)]
+    struct FailsSecondReadiness {
+        polls: Arc<AtomicUsize>,
+    }
+    impl Service<Request<Whole>> for FailsSecondReadiness {
+        type Response = Response<Said>;
+        type Error = BoxError;
+        type Future = std::future::Ready<Result<Response<Said>, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(match self.polls.fetch_add(1, Ordering::Relaxed) {
+                0 => Ok(()),
+                _ => Err(Failure::from(REFUSED.unwrap_err()).into()),
+            })
+        }
+        fn call(&mut self, _: Request<Whole>) -> Self::Future {
+            std::future::ready(Err(Failure::from(SILENT.unwrap_err()).into()))
+        }
+    }
+    let inner = FailsSecondReadiness::default();
+    let service = RetryLayer::new(RetryBudget::default()).layer(inner.clone());
+    let error = service
+        .oneshot(Request::new(Whole("a body")))
+        .await
+        .unwrap_err();
+    assert_eq!(Failure::find(&*error).unwrap().kind(), "connect_failed");
+    assert_eq!(inner.polls.load(Ordering::Relaxed), 2);
+}
