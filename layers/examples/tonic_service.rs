@@ -1,12 +1,17 @@
-//! The layers around a tonic service. In place of `RescueLayer`, a `Failure` becomes a `Status`.
+//! The layers around a tonic service. In place of `RescueLayer`, a `Failure` becomes a `Status`, also in the
+//! middle of a stream: a watch that is silent for a second ends with `UNAVAILABLE`.
 //!
 //!     cargo run -p llamatower-layers --features full --example tonic_service
 //!     grpc_health_probe -addr=127.0.0.1:4003
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
-use http::Response;
-use http_body_util::BodyExt;
+use futures_util::StreamExt;
+use http::{HeaderMap, Response};
+use http_body::Frame;
+use http_body_util::{BodyStream, StreamBody};
+use llamatower_layers::clocks::StreamClocksLayer;
 use llamatower_layers::rate_limit::{Quota, RateLimitLayer};
 use llamatower_layers::{BoxError, Failure, Side};
 use tokio::net::TcpListener;
@@ -28,14 +33,33 @@ fn status_of(error: &BoxError) -> Status {
     Status::new(code, failure.to_string())
 }
 
+/// A body that ends with the trailers of a status where the inner one fails. After a body's error, the server
+/// would reset the stream, and the client would see an error of HTTP/2.
+fn with_status<B>(body: B) -> Body
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end_stream() {
+        return Body::empty();
+    }
+    let frames = BodyStream::new(body).map(|frame| {
+        frame.or_else(|error| {
+            let mut trailers = HeaderMap::new();
+            status_of(&error.into()).add_header(&mut trailers)?;
+            Ok::<_, Status>(Frame::trailers(trailers))
+        })
+    });
+    Body::new(StreamBody::new(frames))
+}
+
 fn into_answer<B>(answer: Result<Response<B>, BoxError>) -> Result<Response<Body>, BoxError>
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let in_grpc = |body: B| Body::new(body.map_err(|error| status_of(&error.into())));
     Ok(match answer {
-        Ok(answer) => answer.map(in_grpc),
+        Ok(answer) => answer.map(with_status),
         Err(error) => status_of(&error).into_http(),
     })
 }
@@ -49,7 +73,8 @@ async fn main() -> Result<(), BoxError> {
     let two_a_minute = Quota::per_minute(NonZeroU32::MIN.saturating_add(1));
     let layers = ServiceBuilder::new()
         .map_result(into_answer)
-        .layer(RateLimitLayer::global(two_a_minute));
+        .layer(RateLimitLayer::global(two_a_minute))
+        .layer(StreamClocksLayer::new().with_idle(Duration::from_secs(1)));
     Server::builder()
         .layer(layers)
         .add_service(health)

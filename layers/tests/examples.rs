@@ -167,6 +167,19 @@ async fn the_tonic_service_returns_a_refusal_as_a_status() {
     assert!(refusal.message().contains("rate limit"), "{refusal}");
 }
 
+#[tokio::test]
+async fn the_tonic_service_ends_a_silent_stream_with_a_status() {
+    let mut example = Example::start("tonic_service", &["0"]);
+    let endpoint = tonic::transport::Endpoint::try_from(example.line().await).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut changes = watch.into_inner();
+    assert!(changes.message().await.unwrap().is_some());
+    let end = changes.message().await.unwrap_err();
+    assert_eq!(end.code(), tonic::Code::Unavailable, "{end}");
+    assert!(end.message().contains("paused"), "{end}");
+}
+
 /// A simulated Ollama with the model `tiny`, and its faults in this order.
 async fn ollama(faults: impl IntoIterator<Item = FaultKind>) -> SimHandle {
     let sim = Sim::builder().model(ModelSpec::new("tiny"));
