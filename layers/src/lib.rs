@@ -4,7 +4,8 @@
 //! here: a permit that ends at the response head, a circuit breaker that counts a head as a success,
 //! a retry after the first byte, an error that looks like a complete answer. Each layer here works
 //! until the end of the stream, and one type defines that end ([`body::Guarded`]). Each layer can
-//! be used alone: no feature is on by default, `full` turns on all.
+//! be used alone: no feature is on by default, `full` turns on all. The feature of a layer has the
+//! name of its module, written with `-`: `rate_limit` needs `rate-limit`.
 //!
 //! A proxy in front of a model server, in axum, with the features `full` and `hyper-util`:
 //!

@@ -35,7 +35,9 @@
 //! ([`Breaker::put_token`]); without one, the layer takes it itself. If the breakers of all
 //! backends are open, the load balancer can still send the request ([`Breaker::acquire_anyway`]).
 //! A [`RetryLayer`](crate::retry) outside does not wait until a breaker closes: [`CircuitOpen`] is
-//! retried only if another backend can be tried.
+//! retried only if another backend can be tried; a load balancer tells it that by
+//! [`Attempts`](crate::retry::Attempts). An error of `poll_ready` does not count: the inner service
+//! reports its failures by its futures, as clients do.
 //! tower and tower-http have no circuit breaker.
 //!
 //! Before one backend:

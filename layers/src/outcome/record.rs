@@ -40,6 +40,10 @@ impl Ending {
 }
 
 /// The outcome of a request. The layer that knows a field sets it, through the [`Record`].
+///
+/// What only a program's own choice of a backend knows is set by no layer of this crate: `backend`,
+/// `choice`, `attempts`, `queued`, `first_sent` and `last_answered`. Set them by
+/// [`Record::update_in`] in the [`Choose`](crate::route) policy or in the service of a backend.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {
@@ -77,7 +81,7 @@ pub struct Outcome {
     /// because most requests have a choice, and a map of [`extensions`](Self::extensions) costs three
     /// allocations.
     pub choice: Option<Arc<dyn Any + Send + Sync>>,
-    /// The number of attempts.
+    /// The number of attempts, as the program counts them: 0 if it does not.
     pub attempts: u32,
     /// The time in the queue, of all waits together, also of those that ended without a slot; `None` if
     /// the request did not wait.

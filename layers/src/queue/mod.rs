@@ -73,7 +73,9 @@
 //! # }
 //! ```
 //!
-//! [`QueueLayer`] is a queue in front of one service with a fixed number of slots. Put it
+//! [`QueueLayer`] is a queue in front of one service with a fixed number of slots. It is always ready,
+//! and polls the inner service for readiness when the request has its slot. Set its options before it
+//! is cloned: clones share the limits, but `with_class` and `with_key` make a new queue. Put it
 //! innermost, inside of retries and of all layers that refuse without work:
 //!
 //! ```

@@ -68,8 +68,8 @@
 //! # }
 //! ```
 //!
-//! A server that must stop while streams are in flight ends them by a cutoff. Errors without a
-//! meaning for clients go to a hook:
+//! A server that must stop while streams are in flight ends them by a cutoff. Each error goes to a
+//! hook, with the details that clients do not get:
 //!
 //! ```
 //! use llamatower_layers::rescue::RescueLayer;

@@ -46,6 +46,68 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! With several backends, the policy tells its choices to the retry layer, by
+//! [`Attempts`](crate::retry::Attempts). Otherwise that layer knows of no other backend: an open circuit
+//! breaker ends the request, even if another backend is free.
+//!
+//! ```
+//! # #[cfg(all(feature = "breaker", feature = "retry"))]
+//! # mod example {
+//! # use http::{Request, Response, request::Parts};
+//! # use http_body_util::Empty;
+//! # use llamatower_layers::BoxError;
+//! # use llamatower_layers::breaker::{Breaker, BreakerLayer, BreakerPolicy};
+//! # use llamatower_layers::retry::{RetryBudget, RetryLayer};
+//! # use llamatower_layers::route::{Choice, ChoiceOf, Choose, RouteService};
+//! # use std::sync::Arc;
+//! # use std::task::{Context, Poll};
+//! # use tower::{Layer, ServiceExt, service_fn};
+//! use llamatower_layers::retry::Attempts;
+//!
+//! struct Backends<S>(Vec<(Arc<str>, S)>);
+//!
+//! impl<S: Clone> Choose for Backends<S> {
+//!     type Service = S;
+//!     type Slot = ();
+//!     type Wait = ();
+//!     fn poll_choose(
+//!         &self,
+//!         _: &mut (),
+//!         request: &mut Parts,
+//!         _: &mut Context<'_>,
+//!     ) -> Poll<ChoiceOf<Self>> {
+//!         let Some(attempts) = Attempts::of(&request.extensions) else {
+//!             return Poll::Ready(Err("there is no RetryLayer outside".into()));
+//!         };
+//!         let mut untried = self.0.iter().filter(|(name, _)| !attempts.has_tried(name));
+//!         let (name, service) = untried.next().unwrap_or(&self.0[0]);
+//!         attempts.record_untried(untried.count());
+//!         attempts.record_backend(name.clone());
+//!         Poll::Ready(Ok(Choice { service: service.clone(), slot: () }))
+//!     }
+//! }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # pub async fn main() -> Result<(), BoxError> {
+//! #     let policy = BreakerPolicy::default().with_consecutive_failures(Some(std::num::NonZeroU32::MIN));
+//! #     let breakers = [Breaker::new(policy), Breaker::new(policy)];
+//! #     breakers[0].acquire_anyway().fail();
+//! #     assert!(!breakers[0].would_allow());
+//! #     let backends = ["one", "two"].into_iter().zip(breakers).map(|(name, breaker)| {
+//! #         let service = service_fn(|_: Request<()>| async { Ok::<_, BoxError>(Response::new(Empty::<&[u8]>::new())) });
+//! #         (name.into(), BreakerLayer::new(breaker).layer(service))
+//! #     });
+//! #     let route = RouteService::new(Arc::new(Backends(backends.collect())));
+//! #     let route = RetryLayer::new(RetryBudget::default()).layer(route);
+//! #     assert!(route.oneshot(Request::new(())).await?.status().is_success());
+//! #     Ok(())
+//! # }
+//! # }
+//! # #[cfg(all(feature = "breaker", feature = "retry"))]
+//! # fn main() { example::main().unwrap() }
+//! # #[cfg(not(all(feature = "breaker", feature = "retry")))]
+//! # fn main() {}
+//! ```
 
 mod future;
 mod service;
