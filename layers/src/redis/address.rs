@@ -7,18 +7,28 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisResult, TlsMode,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
+    RedisResult, TlsMode,
 };
 use percent_encoding::percent_decode_str;
+use tokio::time::timeout;
+
+use super::cluster::{self, Cluster, Node};
+use super::keep::{describe, is_of_a_cluster};
 
 /// The time to connect and to sign in. It is spent in the background.
 const CONNECT: Duration = Duration::from_secs(2);
 
 /// The port of a sentinel, if the address has none.
 const SENTINEL_PORT: u16 = 26_379;
+/// The port of a server of a cluster, if the address has none.
+const CLUSTER_PORT: u16 = 6379;
 
-/// The address of one Redis server, or of the sentinels that know it. It can contain a password, which
-/// neither `Debug` nor `Display` shows.
+/// The address of one Redis server, of the sentinels that know it, or of servers of a cluster. It can
+/// contain a password, which neither `Debug` nor `Display` shows.
+///
+/// Of a cluster, some of the servers are enough: the others are learned from them. All servers have the same
+/// user and password. All keys are on one server of the cluster; see [`Redis::key`](super::Redis::key).
 ///
 /// ```
 /// use llamatower_layers::redis::RedisAddress;
@@ -27,6 +37,8 @@ const SENTINEL_PORT: u16 = 26_379;
 /// assert_eq!(address.to_string(), "redis://cache.example:6379/2");
 /// let address: RedisAddress = "redis+sentinel://a:26379,b:26379/main".parse()?;
 /// assert_eq!(address.to_string(), "redis+sentinel://a:26379,b:26379/main");
+/// let address: RedisAddress = "redis+cluster://:secret@a:6379,b:6379".parse()?;
+/// assert_eq!(address.to_string(), "redis+cluster://a:6379,b:6379");
 /// assert!("http://cache.example".parse::<RedisAddress>().is_err());
 /// # Ok::<_, llamatower_layers::redis::InvalidRedisAddress>(())
 /// ```
@@ -40,6 +52,7 @@ pub struct RedisAddress {
 enum Target {
     Server(Client),
     Sentinels(Sentinels),
+    Cluster(Cluster),
 }
 
 #[derive(Clone)]
@@ -112,9 +125,12 @@ impl FromStr for RedisAddress {
             "redis" | "rediss" => Target::Server(server(&parts, text.trim())?),
             "redis+sentinel" => Target::Sentinels(sentinels(&parts, false)?),
             "rediss+sentinel" => Target::Sentinels(sentinels(&parts, true)?),
+            "redis+cluster" => Target::Cluster(cluster(&parts, false)?),
+            "rediss+cluster" => Target::Cluster(cluster(&parts, true)?),
             _ => {
                 return Err(InvalidRedisAddress::new(
-                    "it must begin with redis://, rediss://, redis+sentinel:// or rediss+sentinel://",
+                    "it must begin with redis://, redis+sentinel:// or redis+cluster://, or for TLS with \
+                     rediss://, rediss+sentinel:// or rediss+cluster://",
                 ));
             }
         };
@@ -129,8 +145,8 @@ impl FromStr for RedisAddress {
 
 fn server(parts: &Parts<'_>, text: &str) -> Result<Client, InvalidRedisAddress> {
     if parts.hosts.contains(',') {
-        let reason = "it names several servers: Redis Cluster is not supported; sentinels are, as in \
-                      redis+sentinel://a:26379,b:26379/NAME";
+        let reason = "it names several servers: begin it with redis+cluster:// for a Redis Cluster, or with \
+                      redis+sentinel:// for sentinels, as in redis+sentinel://a:26379,b:26379/NAME";
         return Err(InvalidRedisAddress::new(reason));
     }
     let info = text.into_connection_info();
@@ -151,57 +167,126 @@ fn sentinels(parts: &Parts<'_>, is_tls: bool) -> Result<Sentinels, InvalidRedisA
              redis+sentinel://a:26379,b:26379/NAME",
         ));
     }
+    let (user, password) = login(parts)?;
+    let nodes = nodes(parts, SENTINEL_PORT)?;
+    let addresses = nodes.into_iter().map(|node| node.address(is_tls));
+    Ok(Sentinels {
+        addresses: addresses.collect(),
+        name: name.to_owned(),
+        user,
+        password,
+        db,
+        is_tls,
+    })
+}
+
+fn cluster(parts: &Parts<'_>, is_tls: bool) -> Result<Cluster, InvalidRedisAddress> {
+    if !matches!(parts.path, "" | "0") {
+        let reason = "a cluster has no databases: the address must end after the servers, as in \
+                      redis+cluster://a:6379,b:6379";
+        return Err(InvalidRedisAddress::new(reason));
+    }
+    let (user, password) = login(parts)?;
+    let mut login = RedisConnectionInfo::default();
+    if let Some(user) = user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password);
+    }
+    let nodes = nodes(parts, CLUSTER_PORT)?;
+    Ok(Cluster {
+        nodes,
+        login,
+        is_tls,
+    })
+}
+
+/// User and password.
+fn login(parts: &Parts<'_>) -> Result<(Option<String>, Option<String>), InvalidRedisAddress> {
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
         let decoded = decoded.map_err(|_| InvalidRedisAddress::new("the password is not UTF-8"));
         decoded.map(|text| (!text.is_empty()).then(|| text.into_owned()))
     };
     let (user, password) = parts.user.unwrap_or("").split_once(':').unwrap_or_default();
-    let address = |host: &str| {
-        let (host, port) = match host.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse().ok()?),
-            None => (host, SENTINEL_PORT),
+    Ok((decoded(user)?, decoded(password)?))
+}
+
+/// The servers, with this port if none is given.
+fn nodes(parts: &Parts<'_>, port: u16) -> Result<Vec<Node>, InvalidRedisAddress> {
+    let node = |text: &str| {
+        // What follows the last colon of an IPv6 address in brackets is no port.
+        let parts = text
+            .rsplit_once(':')
+            .filter(|(_, port)| !port.ends_with(']'));
+        let (host, port) = match parts {
+            Some((host, port)) => (host, port.parse().map_err(|_| "a port is no number")?),
+            None => (text, port),
         };
         let host = host.trim_matches(['[', ']']).to_owned();
-        Some(match is_tls {
-            true => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            },
-            false => ConnectionAddr::Tcp(host, port),
-        })
+        match host.is_empty() {
+            true => Err("a server has no name"),
+            false => Ok(Node { host, port }),
+        }
     };
-    let addresses: Option<Vec<_>> = parts.hosts.split(',').map(address).collect();
-    Ok(Sentinels {
-        addresses: addresses.ok_or_else(|| InvalidRedisAddress::new("a port is no number"))?,
-        name: name.to_owned(),
-        user: decoded(user)?,
-        password: decoded(password)?,
-        db,
-        is_tls,
-    })
+    let nodes: Result<_, _> = parts.hosts.split(',').map(node).collect();
+    nodes.map_err(InvalidRedisAddress::new)
 }
 
 impl RedisAddress {
-    /// Connects and signs in.
-    pub(super) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
+    /// Whether it is that of a cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.target, Target::Cluster(_))
+    }
+
+    /// What keys begin with. In a cluster it puts all of them into one hash slot.
+    pub(super) fn prefix(&self, prefix: String) -> String {
+        match self.is_cluster() {
+            true => cluster::with_hash_tag(&prefix),
+            false => prefix,
+        }
+    }
+
+    /// Connects and signs in: in a cluster to the server whose keys begin with `prefix`. The servers of the
+    /// cluster are learned in `known`.
+    pub(super) async fn connect(
+        &self,
+        prefix: &str,
+        known: &mut Vec<Node>,
+    ) -> Result<MultiplexedConnection, String> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
             // Each call has its own deadline.
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1024);
-        match &self.target {
-            Target::Server(client) => {
-                let connecting = client.get_multiplexed_async_connection_with_config(&config);
-                connecting.await
-            }
-            Target::Sentinels(sentinels) => {
-                let mut client = sentinels.client()?;
-                client.get_async_connection_with_config(&config).await
-            }
-        }
+        let connected = match &self.target {
+            Target::Server(client) => connect_to_server(client, &config, prefix).await,
+            Target::Sentinels(sentinels) => match sentinels.client() {
+                Ok(mut client) => client.get_async_connection_with_config(&config).await,
+                Err(error) => Err(error),
+            },
+            Target::Cluster(cluster) => return cluster.connect(&config, prefix, known).await,
+        };
+        connected.map_err(|error| describe(&error, self))
+    }
+}
+
+/// Connects to a server, unless it is one of a cluster and does not have all keys.
+async fn connect_to_server(
+    client: &Client,
+    config: &AsyncConnectionConfig,
+    prefix: &str,
+) -> RedisResult<MultiplexedConnection> {
+    let connecting = client.get_multiplexed_async_connection_with_config(config);
+    let mut connection = connecting.await?;
+    // In a cluster these are in different slots.
+    let keys = [format!("{prefix}1"), format!("{prefix}2")];
+    let trial = cluster::trial(&keys.each_ref().map(String::as_str));
+    match timeout(CONNECT, trial.exec_async(&mut connection)).await {
+        Ok(Err(error)) if is_of_a_cluster(&error) => Err(error),
+        // The task that keeps the connection tests everything else.
+        _ => Ok(connection),
     }
 }
 

@@ -8,6 +8,8 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use tokio::time::{sleep, timeout};
 
+use super::RedisAddress;
+use super::cluster::{self, Node};
 use super::link::Shared;
 
 /// The time between two tests of a connection that is in use.
@@ -20,9 +22,9 @@ const TESTS: u32 = 3;
 
 /// Connects, tests the connection, and replaces it.
 pub(super) async fn keep(shared: Arc<Shared>) {
-    let (mut kept, mut failures) = (None, 0);
+    let (mut kept, mut failures, mut known) = (None, 0, Vec::new());
     loop {
-        match connect(&shared, kept.take()).await {
+        match connect(&shared, kept.take(), &mut known).await {
             Ok(connection) => {
                 failures = 0;
                 shared.open(connection.clone());
@@ -45,17 +47,18 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 async fn connect(
     shared: &Shared,
     kept: Option<MultiplexedConnection>,
+    known: &mut Vec<Node>,
 ) -> Result<MultiplexedConnection, (String, Option<MultiplexedConnection>)> {
     let connection = match kept {
         Some(connection) => connection,
         None => {
-            let connected = shared.address.connect().await;
-            connected.map_err(|error| (describe(&error), None))?
+            let connected = shared.address.connect(&shared.prefix, known).await;
+            connected.map_err(|reason| (reason, None))?
         }
     };
-    match ping(&connection, shared.deadline).await {
+    match test(shared, &connection, shared.deadline).await {
         Some(Ok(())) => Ok(connection),
-        Some(Err(error)) => Err((describe(&error), None)),
+        Some(Err(error)) => Err((describe(&error, &shared.address), None)),
         None => Err((no_response(shared.deadline), Some(connection))),
     }
 }
@@ -69,9 +72,9 @@ async fn until_closed(shared: &Shared, connection: &MultiplexedConnection) {
         }
         // Longer than the deadline: a short pause of an idle connection harms no request.
         let limit = shared.deadline.saturating_mul(5);
-        let reason = match ping(connection, limit).await {
+        let reason = match test(shared, connection, limit).await {
             Some(Ok(())) => continue,
-            Some(Err(error)) => describe(&error),
+            Some(Err(error)) => describe(&error, &shared.address),
             None => no_response(limit),
         };
         shared.close(number, &reason);
@@ -82,29 +85,73 @@ pub(super) fn no_response(within: Duration) -> String {
     format!("no response within {within:?}")
 }
 
-async fn ping(connection: &MultiplexedConnection, limit: Duration) -> Option<RedisResult<()>> {
+/// Whether the server responds; in a cluster, also whether it still has the keys.
+async fn test(
+    shared: &Shared,
+    connection: &MultiplexedConnection,
+    limit: Duration,
+) -> Option<RedisResult<()>> {
     let mut connection = connection.clone();
-    let ping = ::redis::cmd("PING");
-    timeout(limit, ping.exec_async(&mut connection)).await.ok()
+    let is_cluster = shared.address.is_cluster();
+    let test = match is_cluster {
+        true => cluster::trial(&[&shared.prefix]),
+        false => ::redis::cmd("PING"),
+    };
+    let answer = timeout(limit, test.exec_async(&mut connection))
+        .await
+        .ok()?;
+    Some(match is_cluster {
+        true => cluster::tried(answer),
+        false => answer,
+    })
 }
 
 /// Whether another connection may help: this one is broken, or leads to a server that cannot write.
-pub(super) fn breaks(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.is_unrecoverable_error()
-        || matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed
-                | ErrorKind::Server(
-                    ServerErrorKind::ReadOnly
-                        | ServerErrorKind::BusyLoading
-                        | ServerErrorKind::MasterDown
-                )
+pub(super) fn breaks(error: &RedisError, address: &RedisAddress) -> bool {
+    if error.is_io_error() || error.is_unrecoverable_error() {
+        return true;
+    }
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => true,
+        ErrorKind::Server(kind) => match kind {
+            ServerErrorKind::ReadOnly
+            | ServerErrorKind::BusyLoading
+            | ServerErrorKind::MasterDown => true,
+            // Another server may have the keys.
+            ServerErrorKind::Moved | ServerErrorKind::ClusterDown => address.is_cluster(),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether the server is one of a cluster, and does not have all keys.
+pub(super) fn is_of_a_cluster(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::Moved
+                | ServerErrorKind::Ask
+                | ServerErrorKind::CrossSlot
+                | ServerErrorKind::ClusterDown
         )
+    )
+}
+
+/// The error of a call, and what to do if the address is of the wrong kind.
+pub(super) fn describe(error: &RedisError, address: &RedisAddress) -> String {
+    let error_text = describe_error(error);
+    match is_of_a_cluster(error) && !address.is_cluster() {
+        true => format!(
+            "{error_text}: the server is one of a Redis Cluster; begin the address with redis+cluster:// \
+             (with TLS rediss+cluster://)"
+        ),
+        false => error_text,
+    }
 }
 
 /// The error without the line of the script in which it occurred.
-pub(super) fn describe(error: &RedisError) -> String {
+pub(super) fn describe_error(error: &RedisError) -> String {
     let detail = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
         _ => error.to_string(),

@@ -42,7 +42,7 @@ impl Drop for Task {
 
 pub(super) struct Shared {
     pub(super) address: RedisAddress,
-    prefix: String,
+    pub(super) prefix: String,
     pub(super) deadline: Duration,
     observer: Option<Arc<dyn RedisObserver>>,
     open: Live<Option<Open>>,
@@ -83,7 +83,8 @@ impl RedisConfig {
         }
     }
 
-    /// What all keys begin with. Programs that share limits have the same prefix.
+    /// What all keys begin with. Programs that share limits have the same prefix. In a cluster it is their
+    /// hash tag, unless it contains one: with `llamatower:` keys begin with `{llamatower}:`.
     pub fn with_prefix(self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
         Self { prefix, ..self }
@@ -123,8 +124,8 @@ impl Redis {
                 since: Timestamp::now(),
                 problem: Some(RedisStatus::NOT_YET.to_owned()),
             }),
+            prefix: config.address.prefix(config.prefix),
             address: config.address,
-            prefix: config.prefix,
             deadline: config.deadline,
             observer: config.observer,
             open: Live::default(),
@@ -163,8 +164,10 @@ impl Redis {
         &self.shared.address
     }
 
-    /// A key: the prefix, `kind`, and the hash of `name`, which can be any text. The hash is in braces, so
-    /// keys of one name are on one server of a cluster.
+    /// A key: the prefix, `kind`, and the hash of `name`, which can be any text.
+    ///
+    /// In a cluster, all keys of a prefix are in one hash slot, so a script can have any of them. A cluster
+    /// is therefore highly available, but not faster than a single server.
     pub fn key(&self, kind: &str, name: &str) -> String {
         let digest = Sha256::digest(name.as_bytes());
         let mut key = String::with_capacity(self.shared.prefix.len() + kind.len() + 35);
@@ -253,8 +256,8 @@ impl Redis {
                 (RedisCallResult::Answered, Ok(answer))
             }
             Ok(Err(error)) => {
-                let reason = describe(&error);
-                match breaks(&error) {
+                let reason = describe(&error, &shared.address);
+                match breaks(&error, &shared.address) {
                     true => shared.close(number, &reason),
                     false => {
                         *shared.failing() = operation;

@@ -13,7 +13,8 @@
 //!              └ no answer: pass, refuse, or the buckets in memory
 //! ```
 //!
-//! Redis 6 or later, or Valkey. Every key has the prefix of [`RedisConfig::with_prefix`] and an expiry, and
+//! Redis 6 or later, or Valkey: a single server, one that sentinels name, or a cluster, where all keys are in
+//! one hash slot. Every key has the prefix of [`RedisConfig::with_prefix`] and an expiry, and
 //! the names of clients are hashed. `rediss://` needs the feature `redis-tls`.
 //!
 //! A rate for each tenant, over all processes; without Redis, half of it in each of two:
@@ -76,6 +77,9 @@
 mod address;
 mod admit;
 mod ask;
+mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod keep;
 mod limits;
 #[cfg(test)]
@@ -87,6 +91,8 @@ mod settle;
 #[cfg(test)]
 mod speed_tests;
 mod status;
+#[cfg(test)]
+mod test_cluster;
 #[cfg(test)]
 mod test_server;
 #[cfg(test)]

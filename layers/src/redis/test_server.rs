@@ -19,7 +19,10 @@ pub(super) struct Server {
 impl Server {
     /// Starts a server; `None` if it is not installed, which the output says.
     pub(super) fn start(arguments: &[&str]) -> Option<Self> {
-        let port = free_port();
+        Self::start_on(free_port(), arguments)
+    }
+
+    pub(super) fn start_on(port: u16, arguments: &[&str]) -> Option<Self> {
         let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
         let mut server = Self {
             port,

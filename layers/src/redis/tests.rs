@@ -493,7 +493,20 @@ fn addresses_are_refused_in_words_without_the_password() {
         ("cache:6379", "it is not like redis://"),
         ("http://:secret@cache", "it must begin with redis://"),
         ("redis://:sec/ret@cache", "percent-encoded"),
-        ("redis://:secret@a:1,b:2", "Redis Cluster is not supported"),
+        (
+            "redis://:secret@a:1,b:2",
+            "redis+cluster:// for a Redis Cluster",
+        ),
+        (
+            "redis+cluster://:secret@a:1,b:2/1",
+            "a cluster has no databases",
+        ),
+        ("redis+cluster://:secret@a:1,", "a server has no name"),
+        ("rediss+cluster://a:secret", "a port is no number"),
+        (
+            "redis+cluster://:secret%ff@a:1",
+            "the password is not UTF-8",
+        ),
         (
             "redis+sentinel://:secret@a:1,b:2",
             "it must end with the name",
