@@ -320,9 +320,9 @@ settings! {
     /// Several gateways that share limits, usage and cordons.
     sharing: Sharing {
         redis: Option<RedisAddress> = optional(plain), "LLAMATOWER_REDIS_URL" Secret ""
-            "The Redis (6 or later) or Valkey through which several gateways share limits of requests and tokens, usage and cordons: `redis://USER:PASSWORD@HOST:6379/0`, `rediss://` with TLS, or `redis+sentinel://HOST:26379,HOST:26379/NAME`; user, password and database can be missing. Set it if more than one gateway runs, so that each limit counts once and not once for each gateway."
+            "The Redis (6 or later) or Valkey through which several gateways share limits of requests and tokens, usage and cordons: `redis://USER:PASSWORD@HOST:6379/0`, `redis+sentinel://HOST:26379,HOST:26379/NAME` with sentinels, or `redis+cluster://HOST:6379,HOST:6379` for a Redis Cluster; `rediss://`, `rediss+sentinel://` and `rediss+cluster://` with TLS; user, password and database can be missing. Set it if more than one gateway runs, so that each limit counts once and not once for each gateway."
         redis_prefix: String = redis_prefix, "LLAMATOWER_REDIS_PREFIX" Text "llamatower:"
-            "What all keys in Redis begin with. Gateways with the same prefix share limits. Set it if several groups of gateways, or other programs, use the same database."
+            "What all keys in Redis begin with. Gateways with the same prefix share limits. Set it if several groups of gateways, or other programs, use the same database. In a Redis Cluster keys begin with it in braces, like `{llamatower}:`, so that all are on one server."
         redis_timeout: Duration = duration, "LLAMATOWER_REDIS_TIMEOUT" Duration "50ms"
             "The longest wait for Redis, which a request can have to wait for each limit that applies to it. After one late response all requests go on without Redis, and without a wait, until it responds in time again. Raise it if Redis is far away."
         rates_without_redis: WithoutRedis = one_of(&WITHOUT_REDIS), "LLAMATOWER_REDIS_DOWN_RATES" Text "share"

@@ -36,6 +36,7 @@ mod operator_loads;
 mod outliers;
 mod proxy_protocol;
 mod queue;
+mod redis_cluster;
 mod reload;
 mod replicas;
 mod reported_load;

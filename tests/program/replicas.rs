@@ -19,18 +19,18 @@ pub(crate) const KEYS: (&str, &str) = ADA_AND_BOB;
 pub(crate) const PATIENT: (&str, &str) = ("LLAMATOWER_REDIS_TIMEOUT", "2s");
 
 /// Waits until the gateway is connected and knows that there are two.
-async fn until_two(gateway: &Gateway) {
+pub(crate) async fn until_two(gateway: &Gateway) {
     until_sharing(gateway, "two gateways", |sharing| {
         sharing["gateways"] == 2 && sharing["redis"]["is_connected"] != false
     })
     .await;
 }
 
-async fn until_sharing(gateway: &Gateway, what: &str, is_it: impl Fn(&Value) -> bool) {
+pub(crate) async fn until_sharing(gateway: &Gateway, what: &str, is_it: impl Fn(&Value) -> bool) {
     until(what, async || is_it(&sharing(gateway).await)).await;
 }
 
-async fn sharing(gateway: &Gateway) -> Value {
+pub(crate) async fn sharing(gateway: &Gateway) -> Value {
     gateway.admin_page("/status").await.json()["sharing"].clone()
 }
 

@@ -74,6 +74,7 @@ pub struct Entry<K, R> {
     pub(super) arrival: Option<Instant>,
     pub(super) deadline: Option<Instant>,
     pub(super) keeps_place: bool,
+    pub(super) entered: Option<Instant>,
 }
 
 impl<K, R> Entry<K, R> {
@@ -92,6 +93,7 @@ impl<K, R> Entry<K, R> {
             arrival: None,
             deadline: None,
             keeps_place: false,
+            entered: None,
         }
     }
 
@@ -139,10 +141,23 @@ impl<K, R> Entry<K, R> {
     }
 
     /// The request was in the queue before and gives a slot back that it could not use: the limits of
-    /// the queue do not refuse it. Set the [arrival](Self::with_arrival) too.
+    /// the queue do not refuse it. Set the [arrival](Self::with_arrival) and the first
+    /// [entry](Self::with_entered) too.
     pub fn with_place_kept(mut self) -> Self {
         self.keeps_place = true;
         self
+    }
+
+    /// When the request entered the queue first, if it is back with its place: its wait, and the
+    /// [limit](super::Queue::with_max_wait) of it, count from then. By default from now.
+    pub fn with_entered(mut self, entered: Instant) -> Self {
+        self.entered = Some(entered);
+        self
+    }
+
+    /// The first entry of a request that enters now.
+    pub(super) fn entered_at(&self, now: Instant) -> Instant {
+        self.entered.map_or(now, |entered| entered.min(now))
     }
 
     /// The arrival of a request that enters now.

@@ -117,7 +117,8 @@ impl<D: Dispatch> Queue<D> {
     /// The maximum real wait; a request that reaches it is refused. Default 5 minutes.
     ///
     /// It counts from the entry into the queue, not from the arrival: the time of an earlier
-    /// attempt does not count.
+    /// attempt does not count. A request that is back with its place has waited since its
+    /// [first entry](Entry::with_entered).
     pub fn with_max_wait(self, wait: Option<Duration>) -> Self {
         self.with_rules(|rules| rules.max_wait = wait)
     }
@@ -179,6 +180,7 @@ impl<D: Dispatch> Queue<D> {
             return Ok(Ticket::granted(self.permit(slot, class, entry, now)));
         }
         let (charge, own_deadline) = (entry.charge, entry.deadline);
+        let entered = entry.entered_at(now);
         let slots = shared.dispatch.slots(&class);
         state.class_queues.set_slots(&class, slots);
         let position = state.class_queues.push(now, &class, entry)?;
@@ -187,7 +189,7 @@ impl<D: Dispatch> Queue<D> {
         shared.report_waiting(state, &class);
         let has_new_keys = state.class_queues.take_has_new_keys();
         let max_wait = state.class_queues.rules().max_wait;
-        let latest = max_wait.and_then(|wait| now.checked_add(wait));
+        let latest = max_wait.and_then(|wait| entered.checked_add(wait));
         drop(guard);
         if has_new_keys {
             shared.has_new_keys.notify_one();
@@ -198,7 +200,7 @@ impl<D: Dispatch> Queue<D> {
             class,
             position,
             charge,
-            entered: now,
+            entered,
             has_left: false,
         };
         Ok(Ticket::waiting(wait, deadline))

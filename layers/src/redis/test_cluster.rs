@@ -38,11 +38,7 @@ impl Cluster {
                 cluster.try_call::<()>(replica, &follow).await.is_ok()
             })
             .await;
-            let is_copy = async || {
-                let info: InfoDict = cluster.call(replica, &["INFO", "replication"]).await;
-                info.get("master_link_status") == Some("up".to_owned())
-            };
-            until("the copy", is_copy).await;
+            cluster.until_replica(replica).await;
         }
         cluster.until_ok().await;
         Some(cluster)
@@ -102,8 +98,8 @@ impl Cluster {
         }
         for number in 0..count {
             let knows_all = async || {
-                let info: InfoDict = self.call(number, &["CLUSTER", "INFO"]).await;
-                info.get("cluster_known_nodes") == Some(count)
+                let known = self.info(number, &["CLUSTER", "INFO"], "cluster_known_nodes");
+                known.await == Some(count.to_string())
             };
             until("the other servers", knows_all).await;
         }
@@ -128,11 +124,28 @@ impl Cluster {
     pub(super) async fn until_ok(&self) {
         for number in 0..self.servers.len() {
             let is_ok = async || {
-                let info: InfoDict = self.call(number, &["CLUSTER", "INFO"]).await;
-                info.get("cluster_state") == Some("ok".to_owned())
+                let state = self
+                    .info(number, &["CLUSTER", "INFO"], "cluster_state")
+                    .await;
+                state.as_deref() == Some("ok")
             };
             until("the cluster", is_ok).await;
         }
+    }
+
+    /// Waits until this server is a replica, and has what its master has.
+    pub(super) async fn until_replica(&self, server: usize) {
+        let is_copy = async || {
+            let link = self.info(server, &["INFO", "replication"], "master_link_status");
+            link.await.as_deref() == Some("up")
+        };
+        until("the copy", is_copy).await;
+    }
+
+    /// A field of what a server tells; `None` also if it does not answer.
+    pub(super) async fn info(&self, server: usize, words: &[&str], field: &str) -> Option<String> {
+        let info: ::redis::RedisResult<InfoDict> = self.try_call(server, words).await;
+        info.ok()?.get(field)
     }
 
     /// The slot of a key, and the number of the master that has it at first.

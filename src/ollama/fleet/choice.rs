@@ -145,11 +145,7 @@ where
         let arrived = arrival(request, since);
         let entry = self.entry(&class, request);
         let entry = entry.with_arrival(arrived).with_place_kept();
-        let max_wait = self.config.queue.max_wait;
-        let entry = match max_wait.and_then(|wait| since.checked_add(wait)) {
-            Some(deadline) => entry.with_deadline(deadline),
-            None => entry,
-        };
+        let entry = entry.with_entered(since);
         self.enter(class, entry, Some(since), wait, request, cx)
     }
 

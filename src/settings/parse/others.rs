@@ -37,7 +37,7 @@ pub(in crate::settings) const WITHOUT_REDIS: [(&str, WithoutRedis); 3] = [
 pub(in crate::settings) const SLOTS_WITHOUT_REDIS: [(&str, WithoutRedis); 2] =
     [("share", WithoutRedis::Share), ("open", WithoutRedis::Open)];
 
-/// The beginning of keys in Redis. Braces would put all keys on one server of a cluster.
+/// The beginning of keys in Redis. In a cluster it is put in braces.
 pub(in crate::settings) fn redis_prefix(text: &str) -> Parsed<String> {
     let is_fine = |c: char| c.is_ascii_graphic() && !matches!(c, '{' | '}' | '*' | '?' | '[' | ']');
     match text.len() <= 64 && text.chars().all(is_fine) {

@@ -6,6 +6,7 @@ mod dns;
 mod keys;
 mod process;
 mod redis;
+mod redis_cluster;
 
 use std::future::Future;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) use dns::{Dns, Zone};
 pub(crate) use keys::{ADA, ADA_AND_BOB, ADMIN_BEN, WEBUI_AND_BOB, keys};
 pub(crate) use process::{Exited, Gateway, run};
 pub(crate) use redis::{Redis, free_port, slow_way_to};
+pub(crate) use redis_cluster::RedisCluster;
 
 /// The time limit for every wait; a passing run never reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);

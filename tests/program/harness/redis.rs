@@ -22,7 +22,10 @@ pub(crate) struct Redis {
 impl Redis {
     /// Starts a server; `None` if it is not installed, which the output says.
     pub(crate) async fn start(arguments: &[&str]) -> Option<Self> {
-        let port = free_port();
+        Self::start_on(free_port(), arguments).await
+    }
+
+    pub(crate) async fn start_on(port: u16, arguments: &[&str]) -> Option<Self> {
         let arguments: Vec<_> = arguments.iter().map(|text| (*text).to_owned()).collect();
         let process = match spawn(port, &arguments) {
             Ok(process) => process,
@@ -61,6 +64,11 @@ impl Redis {
 
     pub(crate) fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Host and port.
+    pub(crate) fn authority(&self) -> String {
+        self.address().to_string()
     }
 
     pub(crate) fn url(&self) -> String {

@@ -265,6 +265,35 @@ async fn a_wait_ends_at_its_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_gives_its_slot_back_has_waited_since_it_entered_first() {
+    let queue = queue(&[("a", 1)]).with_max_wait(Some(secs(20)));
+    let _held = hold(&queue, "a");
+    let arrival = Instant::now();
+    advance(secs(5)).await;
+    let entered = Instant::now();
+    advance(secs(15)).await;
+    let back = || {
+        entry("ada")
+            .with_arrival(arrival)
+            .with_place_kept()
+            .with_entered(entered)
+    };
+    let error = enter(&queue, "a", back()).await.unwrap_err();
+    assert_eq!(
+        entered.elapsed().as_secs(),
+        20,
+        "the limit counts from the first entry"
+    );
+    let timeout: QueueTimeout = cause(&error);
+    assert_eq!(timeout.waited.as_secs(), 20);
+    assert_eq!(timeout.limit_name, Some(QueueLimitNames::DEFAULT.max_wait));
+    // The limit has passed meanwhile.
+    advance(secs(5)).await;
+    let error = enter(&queue, "a", back()).await.unwrap_err();
+    assert_eq!(cause::<QueueTimeout>(&error).waited.as_secs(), 25);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_can_have_an_earlier_deadline() {
     let queue = queue(&[("a", 1)]);
     let _held = hold(&queue, "a");
