@@ -185,7 +185,7 @@ impl Cluster {
         let hosts = hosts.collect::<Vec<_>>().join(",");
         let address = format!("redis+cluster://{}{hosts}", self.login());
         let address: RedisAddress = address.parse().unwrap();
-        RedisConfig::new(address).with_deadline(Duration::from_secs(1))
+        RedisConfig::new(address).with_deadline(Duration::from_secs(3))
     }
 
     pub(super) async fn connect(&self, servers: &[usize]) -> Redis {
