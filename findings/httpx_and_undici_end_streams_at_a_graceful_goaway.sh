@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Over HTTP/2 a server that shuts down gracefully sends GOAWAY with the error code 0 and the number of the last stream
 # that it still answers (RFC 9113, 6.8), and goes on with the streams up to that number. Python httpx 0.28.1 (httpcore
-# 1.0.9) and npm undici 7.30.2 with `allowH2` end these streams too: as soon as they read the frame, the running
-# response fails, although the rest of it arrives. Go's net/http and Node's own node:http2 read it to the end.
+# 1.0.9), httpx2 2.16.2, and npm undici 7.30.2 with `allowH2` end these streams too: as soon as they read the frame, the
+# running response fails, although the server goes on with it. Go's net/http and Node's own node:http2 read it to the end.
 #
 # So a restart without interruption, in which a gateway waits for its running streams, breaks off every answer for these
-# clients (OpenAI's and Anthropic's Python libraries take such an httpx client), and they run the prompt again. With
-# HTTP/1.1 the same shutdown of the same server interrupts nobody. What helps is HTTP/1.1 for these clients, which
+# clients. OpenAI's and Anthropic's Python libraries (3.54.0, 2.14.0) are built on httpx2 and take a client with http2=True.
+# With HTTP/1.1 the same shutdown of the same server interrupts nobody. What helps is HTTP/1.1 for these clients, which
 # is what they speak unless they are told otherwise, or a server that sends no GOAWAY before its streams have ended.
 #
 # Output seen:
 #   py httpx: 1 line, HTTP/2, <ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>
 #   py httpx: 4 lines, HTTP/1.1, whole
+#   py httpx2: 1 line, HTTP/2, <ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>
+#   py httpx2: 4 lines, HTTP/1.1, whole
 #   npm undici: 1 line, HTTP/2, HTTP/2: "GOAWAY" frame received with code 0
 #   npm undici: 4 lines, HTTP/1.1, whole
 #   node:http2: 4 lines, HTTP/2, whole
@@ -89,8 +91,10 @@ func native(address string) {
 }
 
 func main() {
-	shutdown(program("venv/bin/python", "ask.py", "2"))
-	shutdown(program("venv/bin/python", "ask.py", "1"))
+	shutdown(program("venv/bin/python", "ask.py", "httpx", "2"))
+	shutdown(program("venv/bin/python", "ask.py", "httpx", "1"))
+	shutdown(program("venv/bin/python", "ask.py", "httpx2", "2"))
+	shutdown(program("venv/bin/python", "ask.py", "httpx2", "1"))
 	shutdown(program("node", "fetch.mjs", "2"))
 	shutdown(program("node", "fetch.mjs", "1"))
 	shutdown(program("node", "http2.mjs"))
@@ -98,19 +102,19 @@ func main() {
 }
 GO
 cat > ask.py << 'PY'
+import importlib
 import sys
 
-import httpx
-
-_, version, address = sys.argv
+_, name, version, address = sys.argv
+library = importlib.import_module(name)
 lines, end = [], "whole"
-with httpx.Client(http2=version == "2", verify=False) as client, client.stream("GET", address) as response:
+with library.Client(http2=version == "2", verify=False) as client, client.stream("GET", address) as response:
     try:
         for line in response.iter_lines():
             lines.append(line)
-    except httpx.RemoteProtocolError as error:
+    except library.RemoteProtocolError as error:
         end = str(error)
-print(f"py httpx: {len(lines)} line{'s' if len(lines) > 1 else ''}, {response.http_version}, {end}")
+print(f"py {name}: {len(lines)} line{'s' if len(lines) > 1 else ''}, {response.http_version}, {end}")
 PY
 cat > fetch.mjs << 'JS'
 import { Agent, fetch } from "undici";
@@ -144,13 +148,15 @@ request.on("close", () => {
 });
 JS
 python3 -m venv venv
-venv/bin/pip install -q "httpx[http2]==0.28.1" httpcore==1.0.9 h2==4.4.1
+venv/bin/pip install -q "httpx[http2]==0.28.1" httpcore==1.0.9 "httpx2[http2]==2.16.2" h2==4.4.1
 npm install --silent --no-audit --no-fund undici@7.30.2
 go mod init finding > /dev/null 2>&1
 seen="$(go run . 2> log)" || { cat log; exit 1; }
 echo "$seen"
 expected='py httpx: 1 line, HTTP/2, <ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>
 py httpx: 4 lines, HTTP/1.1, whole
+py httpx2: 1 line, HTTP/2, <ConnectionTerminated error_code:0, last_stream_id:1, additional_data:None>
+py httpx2: 4 lines, HTTP/1.1, whole
 npm undici: 1 line, HTTP/2, HTTP/2: "GOAWAY" frame received with code 0
 npm undici: 4 lines, HTTP/1.1, whole
 node:http2: 4 lines, HTTP/2, whole
