@@ -516,11 +516,11 @@ async fn a_service_whose_readiness_failed_is_not_used_again() {
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
             Poll::Ready(match self.polls.fetch_add(1, Ordering::Relaxed) {
                 0 => Ok(()),
-                _ => Err(Failure::from(REFUSED.unwrap_err()).into()),
+                _ => Err(Failure::from(REFUSED.expect_err("it is refused")).into()),
             })
         }
         fn call(&mut self, _: Request<Whole>) -> Self::Future {
-            std::future::ready(Err(Failure::from(SILENT.unwrap_err()).into()))
+            std::future::ready(Err(Failure::from(SILENT.expect_err("it is silent")).into()))
         }
     }
     let inner = FailsSecondReadiness::default();
@@ -528,7 +528,8 @@ async fn a_service_whose_readiness_failed_is_not_used_again() {
     let error = service
         .oneshot(Request::new(Whole("a body")))
         .await
-        .unwrap_err();
-    assert_eq!(Failure::find(&*error).unwrap().kind(), "connect_failed");
+        .expect_err("the service is not ready");
+    let failure = Failure::find(&*error).expect("a failure");
+    assert_eq!(failure.kind(), "connect_failed");
     assert_eq!(inner.polls.load(Ordering::Relaxed), 2);
 }
