@@ -36,9 +36,9 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
-use llamatower_layers::ModelName;
 use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::{Budget, Window};
+use llamatower_layers::{ModelName, Outcome};
 
 use crate::clients::Client;
 use crate::clients::model_rules::ModelRules;
@@ -75,6 +75,13 @@ const SHORT_REST: Duration = Duration::from_secs(5);
 /// In the record of a request: it was answered by the cloud.
 #[derive(Clone, Copy, Debug)]
 pub struct SentToCloud(pub Reason);
+
+/// Whether a request that has ended is one of the cloud: it has answered, or the client has disconnected
+/// while it worked.
+pub fn has_worked_for(outcome: &Outcome) -> bool {
+    let was_answered = outcome.extensions.get::<SentToCloud>().is_some();
+    was_answered || outcome.unanswered > 0 && outcome.backend.as_deref() == Some(NAME)
+}
 
 /// The cloud service of these settings, shared by all requests.
 #[derive(Debug)]

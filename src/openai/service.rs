@@ -100,6 +100,28 @@ struct Exchange<S> {
     record: Option<Record>,
 }
 
+/// The wait for what the gateway needs of an answer beside its head. If it is dropped before the end, nobody
+/// waits for the answer any more ([`Outcome::unanswered`](llamatower_layers::Outcome::unanswered)).
+struct Waiting(Option<Record>);
+
+impl Waiting {
+    fn start(record: Option<&Record>) -> Self {
+        Self(record.cloned())
+    }
+
+    fn end(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(record) = &self.0 {
+            record.update(|outcome| outcome.unanswered += 1);
+        }
+    }
+}
+
 type Answered<R> = Result<Response<TranslatedBody<R>>, BoxError>;
 
 impl<S> Exchange<S> {
@@ -248,7 +270,10 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let lines = match Record::reading(self.record.as_ref(), lines.begin()).await {
+        let waiting = Waiting::start(self.record.as_ref());
+        let begun = Record::reading(self.record.as_ref(), lines.begin()).await;
+        waiting.end();
+        let lines = match begun {
             Ok(lines) => lines,
             Err(LinesFault::Failed(error)) => return Err(error),
             Err(LinesFault::Stream(fault)) => return self.faulty(fault),
@@ -265,7 +290,10 @@ impl<S> Exchange<S> {
         R: Body<Data = Bytes>,
         R::Error: Into<BoxError>,
     {
-        let body = self.read(answer.into_body()).await?;
+        let waiting = Waiting::start(self.record.as_ref());
+        let read = self.read(answer.into_body()).await;
+        waiting.end();
+        let body = read?;
         let now = clock.now();
         let translated = match ask.answer {
             Answer::Lines(shape) | Answer::Whole(shape) => {

@@ -7,7 +7,7 @@ use llamatower_layers::usage::expected_text_tokens;
 use serde::{Deserialize, Serialize};
 
 use crate::activity::{has_failed, was_refused};
-use crate::cloud::SentToCloud;
+use crate::cloud;
 use crate::state::Counts;
 
 /// The counts of requests that ran a model.
@@ -31,7 +31,8 @@ pub struct UsageCounts {
     /// The time from the head of a request to the end of its response, without the time in the queue,
     /// of requests that were sent to a server; in seconds.
     pub seconds: f64,
-    /// Of these requests, those that the cloud service has answered.
+    /// Of these requests, those that the cloud service has answered, or worked for until the client
+    /// disconnected.
     pub cloud_requests: u64,
     /// The tokens of their prompts.
     pub cloud_input_tokens: u64,
@@ -43,7 +44,7 @@ impl UsageCounts {
     /// Of one request that has ended.
     pub(super) fn of(outcome: &Outcome) -> Self {
         let (input_tokens, output_tokens, is_estimate) = tokens(outcome);
-        let is_cloud = outcome.extensions.get::<SentToCloud>().is_some();
+        let is_cloud = cloud::has_worked_for(outcome);
         let of_cloud = |number: u64| if is_cloud { number } else { 0 };
         Self {
             requests: 1,
@@ -115,6 +116,10 @@ fn tokens(outcome: &Outcome) -> (u64, u64, bool) {
         (None, Some(measured)) => {
             let prompt = expected_text_tokens(outcome.prompt_bytes.unwrap_or(0));
             (prompt, measured.items, true)
+        }
+        // A server has worked until the client disconnected, or until a time-out.
+        (None, None) if outcome.unanswered > 0 && !outcome.has_no_prompt => {
+            (expected_text_tokens(outcome.prompt_bytes.unwrap_or(0)), 0, true)
         }
         (None, None) => (0, 0, false),
     }

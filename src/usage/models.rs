@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use foldhash::{HashMap, HashSet};
 use llamatower_layers::{ModelName, Outcome};
 
-use crate::cloud::SentToCloud;
+use crate::cloud;
 use crate::telemetry::names::OTHER;
 use crate::telemetry::{FleetView, MAX_MODELS, bounded};
 
@@ -48,7 +48,7 @@ impl Models {
         let Some(model) = model else {
             return self.other.clone();
         };
-        let is_cloud = outcome.extensions.get::<SentToCloud>().is_some();
+        let is_cloud = cloud::has_worked_for(outcome);
         let name = self.read().row(model, is_cloud);
         let admitted = name.or_else(|| self.admit(model, is_cloud, outcome));
         admitted.unwrap_or_else(|| self.other.clone())

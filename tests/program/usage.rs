@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use llamatower_sim::SimHandle;
+use llamatower_sim::{Fault, FaultKind, SimHandle};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    ADA_AND_BOB, ADMIN_BEN, Answer, Cloud, Gateway, chat, long_stream, run, send, tiny, until, with,
+    ADA_AND_BOB, ADMIN_BEN, Answer, Cloud, Gateway, chat, load, long_stream, run, send, tiny,
+    until, with,
 };
 
 const DIRECTORY: &str = "LLAMATOWER_STATE_DIR";
@@ -213,6 +214,77 @@ async fn the_tokens_of_a_request_that_is_broken_off_are_estimated() {
     let prompt = stream.to_string().len() as u64 / 4;
     assert_eq!(total["input_tokens"], prompt, "{total}");
     assert!(total["output_tokens"].as_u64() >= Some(3), "{total}");
+}
+
+/// What a request has cost whose client leaves once a server has it, before the head of the response: the
+/// usage, and the budget of its key.
+async fn cost_of_leaving(gateway: &Gateway, sim: &SimHandle, path: &str, body: &Value) -> [u64; 4] {
+    sim.arm(Fault::new(FaultKind::Hang).for_path(path));
+    let request = gateway.post_request(path, body).bearer_auth("ada-secret");
+    let leaving = tokio::spawn(request.send());
+    sim.wait_for(|state| state.requests.iter().any(|seen| seen.path() == path))
+        .await;
+    leaving.abort();
+    gateway.access_line(path).await;
+    cost(gateway).await
+}
+
+/// Requests, estimated ones and prompt tokens in the usage, and the used tokens of Ada's budget.
+async fn cost(gateway: &Gateway) -> [u64; 4] {
+    let total = usage(gateway, "by=total").await["total"].clone();
+    let [requests, estimated, input] =
+        ["requests", "estimated", "input_tokens"].map(|name| total[name].as_u64().unwrap());
+    let used = gateway.sample("llamatower_token_budget_used", &["\"ada\""]);
+    [requests, estimated, input, used.await.unwrap() as u64]
+}
+
+const BUDGET: (&str, &str) = ("LLAMATOWER_KEY_TOKEN_LIMIT", "100000/day");
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_response_begins_is_charged_for_the_prompt() {
+    for (path, more) in [
+        ("/api/chat", json!({"stream": false})),
+        ("/api/chat", json!({"stream": true})),
+        ("/v1/chat/completions", json!({"stream": true})),
+    ] {
+        let sim = tiny().await;
+        let gateway = Gateway::start_up(&[&sim], &[ADA_AND_BOB, ADMIN_BEN, BUDGET]).await;
+        let body = with(chat(), more);
+        let prompt = body.to_string().len() as u64 / 4;
+        let cost = cost_of_leaving(&gateway, &sim, path, &body).await;
+        assert_eq!(cost, [1, 1, prompt, prompt], "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_charged_for_the_prompt_if_the_server_does_not_answer_in_time() {
+    let sim = tiny().await;
+    let once = [
+        ADA_AND_BOB,
+        ADMIN_BEN,
+        BUDGET,
+        ("LLAMATOWER_FIRST_BYTE_TIMEOUT", "300ms"),
+        ("LLAMATOWER_RETRY_ATTEMPTS", "1"),
+    ];
+    let gateway = Gateway::start_up(&[&sim], &once).await;
+    load(&sim).await;
+    sim.arm(Fault::new(FaultKind::Hang).for_path("/api/chat"));
+    let answer = ask(&gateway, "ada").await;
+    assert_eq!(answer.status, 504, "{}", answer.text);
+    gateway.access_line("/api/chat").await;
+    let prompt = chat().to_string().len() as u64 / 4;
+    assert_eq!(cost(&gateway).await, [1, 1, prompt, prompt]);
+}
+
+#[tokio::test]
+async fn a_request_that_no_server_has_got_costs_nothing() {
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &[ADA_AND_BOB, ADMIN_BEN, BUDGET]).await;
+    drop(sim);
+    let answer = ask(&gateway, "ada").await;
+    assert!(answer.status >= 500, "{}", answer.text);
+    gateway.access_line("/api/chat").await;
+    assert_eq!(cost(&gateway).await, [1, 0, 0, 0]);
 }
 
 #[tokio::test]

@@ -83,6 +83,10 @@ pub struct Outcome {
     pub choice: Option<Arc<dyn Any + Send + Sync>>,
     /// The number of attempts, as the program counts them: 0 if it does not.
     pub attempts: u32,
+    /// Of these, the attempts whose request a backend had got, and for whose answer nobody waited any
+    /// longer: the client disconnected, or a time-out passed, before the response could begin. The backend
+    /// has worked for them, and nobody knows for how many tokens. The client of the backends counts them.
+    pub unanswered: u32,
     /// The time in the queue, of all waits together, also of those that ended without a slot; `None` if
     /// the request did not wait.
     pub queued: Option<Duration>,
@@ -151,6 +155,7 @@ impl Outcome {
             backend: None,
             choice: None,
             attempts: 0,
+            unanswered: 0,
             queued: None,
             waited: Duration::ZERO,
             first_sent: None,

@@ -135,9 +135,11 @@ where
                     } = reserving.as_mut().project();
                     match ready!(store_call.poll(cx)) {
                         Ok(Some(Ok(granted))) => {
-                            let store = store.clone();
-                            let settlement = Settlement::new(store, granted.reservation, *estimate);
-                            *this.settlement = Some(settlement);
+                            let report_place = this.report_place.take();
+                            *this.settlement = report_place.map(|report_place| {
+                                let reservation = granted.reservation;
+                                Settlement::new(store.clone(), reservation, *estimate, report_place)
+                            });
                             *this.budget_states = granted.budget_states;
                         }
                         Ok(Some(Err(budget_state))) => {
@@ -170,10 +172,7 @@ where
                     write_budget_states(answer.headers_mut(), this.budget_states);
                     let mut settlement = this.settlement.take();
                     if let Some(settlement) = &mut settlement {
-                        let report_place = this.report_place.as_ref();
-                        let report = report_place
-                            .and_then(|report_place| report_place.report(answer.extensions()));
-                        settlement.answered(answer.status(), report);
+                        settlement.answered(answer.status(), answer.extensions());
                     }
                     return Poll::Ready(Ok(answer.map(|body| Guarded::maybe(body, settlement))));
                 }

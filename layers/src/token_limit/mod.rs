@@ -17,8 +17,9 @@
 //! ```
 //!
 //! A stream that the client cancels is charged for the lines that were sent, so a client cannot
-//! avoid the charge by disconnecting before the last line. Only requests without a response are
-//! refunded. Windows follow the calendar, in a time zone of your choice. Tokens count in the
+//! avoid the charge by disconnecting before the last line. A request without a response is
+//! refunded, unless a backend had got it and the client disconnected or a time-out passed before the
+//! response could begin ([`Outcome::unanswered`](crate::Outcome::unanswered)): it costs the estimate. Windows follow the calendar, in a time zone of your choice. Tokens count in the
 //! windows in which they were reserved.
 //!
 //! Put this layer inside of the layer that knows the key and inside of the cache, whose responses

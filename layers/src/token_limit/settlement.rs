@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Extensions, StatusCode};
 
 use super::TokenStore;
-use crate::usage::UsageReport;
+use crate::usage::{ReportPlace, UsageReport};
 
 /// Settles a reservation when it is dropped, from the data about the response at that time.
 ///
@@ -19,6 +19,9 @@ struct Open<K, T: TokenStore<K>> {
     reservation: Option<T::Reservation>,
     estimate: u64,
     answer: Answer,
+    report_place: ReportPlace,
+    /// The attempts that nobody had answered before the reservation: they are those of another service.
+    unanswered_before: u32,
 }
 
 #[derive(Debug)]
@@ -41,18 +44,25 @@ where
 }
 
 impl<K, T: TokenStore<K>> Settlement<K, T> {
-    pub(super) fn new(store: Arc<T>, reservation: T::Reservation, estimate: u64) -> Self {
+    pub(super) fn new(
+        store: Arc<T>,
+        reservation: T::Reservation,
+        estimate: u64,
+        report_place: ReportPlace,
+    ) -> Self {
         Self(Box::new(Open {
             store,
             reservation: Some(reservation),
             estimate,
             answer: Answer::None,
+            unanswered_before: report_place.unanswered(),
+            report_place,
         }))
     }
 
     /// The response head has arrived: from now on tokens may have been used.
-    pub(super) fn answered(&mut self, status: StatusCode, report: Option<UsageReport>) {
-        self.0.answer = match report {
+    pub(super) fn answered(&mut self, status: StatusCode, answer: &Extensions) {
+        self.0.answer = match self.0.report_place.report(answer) {
             _ if !status.is_success() => Answer::None,
             Some(report) => Answer::Counted(report),
             None => Answer::Uncounted,
@@ -63,6 +73,10 @@ impl<K, T: TokenStore<K>> Settlement<K, T> {
 impl<K, T: TokenStore<K>> Open<K, T> {
     fn used(&self) -> u64 {
         match &self.answer {
+            // A backend may have worked until the client disconnected, or until a time-out.
+            Answer::None if self.report_place.unanswered() > self.unanswered_before => {
+                self.estimate
+            }
             Answer::None => 0,
             Answer::Uncounted => self.estimate,
             Answer::Counted(report) => match report.get() {

@@ -193,6 +193,34 @@ async fn a_request_that_is_dropped_before_its_answer_costs_nothing() {
     assert_eq!(left(&store, 100).await, 100);
 }
 
+/// Cancels a request after `during` it, and returns what it has cost. One attempt was unanswered before.
+#[cfg(feature = "outcome")]
+async fn cost_of_a_cancelled_request(during: impl FnOnce(&crate::Record)) -> u64 {
+    let store = Clock::new().store();
+    let layer = layer(store.clone(), &[budget(100, Window::Day)]);
+    let service = layer.layer(service_fn(|_: Request<String>| {
+        pending::<Result<Response<String>, BoxError>>()
+    }));
+    let record = crate::Record::new(crate::Outcome::starting(tokio::time::Instant::now()));
+    record.update(|outcome| outcome.unanswered = 1);
+    let request = Request::builder().header("key", "ada").body("x".repeat(40));
+    let mut request = request.unwrap();
+    record.clone().put_into(request.extensions_mut());
+    let mut call = tokio_test::task::spawn(service.oneshot(request));
+    assert!(call.poll().is_pending());
+    during(&record);
+    drop(call);
+    100 - left(&store, 100).await
+}
+
+#[cfg(feature = "outcome")]
+#[tokio::test]
+async fn a_request_that_a_backend_has_worked_for_costs_its_estimate_without_an_answer() {
+    assert_eq!(cost_of_a_cancelled_request(|_| {}).await, 0);
+    let is_sent = |record: &crate::Record| record.update(|outcome| outcome.unanswered += 1);
+    assert_eq!(cost_of_a_cancelled_request(is_sent).await, 10);
+}
+
 #[tokio::test]
 async fn a_key_without_tokens_is_refused_until_its_window_ends() {
     let clock = Clock::new();

@@ -62,6 +62,17 @@ impl ReportPlace {
         answer.insert(report);
     }
 
+    /// The attempts that no backend has answered, so far
+    /// ([`Outcome::unanswered`](crate::Outcome::unanswered)).
+    #[cfg(feature = "token-limit")]
+    pub(crate) fn unanswered(&self) -> u32 {
+        #[cfg(feature = "outcome")]
+        if let Some(record) = &self.record {
+            return record.update(|outcome| outcome.unanswered);
+        }
+        0
+    }
+
     /// The report that was put there.
     #[cfg(feature = "token-limit")]
     pub(crate) fn report(&self, answer: &Extensions) -> Option<UsageReport> {

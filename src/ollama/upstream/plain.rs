@@ -49,7 +49,7 @@ where
         self: Arc<Self>,
         mut request: Outgoing<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
-        let _timer = AttemptTimer::start(request.extensions());
+        let mut timer = AttemptTimer::start(request.extensions());
         // After a pooled connection was lost, the next one of the pool may be lost as well: a server
         // that closes connections often closes several.
         let is_repeated = Attempts::of(request.extensions()).is_some_and(|all| all.number() > 1);
@@ -61,7 +61,10 @@ where
                 // Boxed, because it is rare and would enlarge the future of each request.
                 None => (Box::pin(self.dial()).await?, false),
             };
-            match connection.send(request, is_reused).await {
+            timer.sent();
+            let sent = connection.send(request, is_reused).await;
+            timer.settle();
+            match sent {
                 Ok(answer) => return self.accept(answer, connection),
                 // The backend had closed the connection before the request was started.
                 Err(SendFailed {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -151,7 +152,7 @@ where
         self: Arc<Self>,
         request: Outgoing<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
-        let _timer = AttemptTimer::start(request.extensions());
+        let mut timer = AttemptTimer::start(request.extensions());
         let address = &self.target.address;
         let clients = self.clients.as_ref();
         let clients =
@@ -160,9 +161,14 @@ where
             true => &clients.pooling,
             false => &clients.dialling,
         };
-        let mut request = request.map(|body| reqwest::Body::wrap(Exclusive(Mutex::new(body))));
+        let is_sent = timer.sends();
+        let mut request = request.map(|body| {
+            let body = Mutex::new(body);
+            reqwest::Body::wrap(Exclusive { body, is_sent })
+        });
         *request.uri_mut() = absolute(address, request.uri())?;
         let answer = client.execute(request.try_into()?).await;
+        timer.settle();
         let answer = Response::from(answer.map_err(|error| self.failed(error))?);
         let (head, body) = answer.into_parts();
         if bytes_of(&head.headers) > MAX_HEAD_BYTES {
@@ -276,7 +282,11 @@ fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) 
 }
 
 /// The body of a request. reqwest requires `Sync`, although the body is never shared.
-struct Exclusive<B>(Mutex<Pin<Box<B>>>);
+struct Exclusive<B> {
+    body: Mutex<Pin<Box<B>>>,
+    /// Set when the body is read: only then is there a connection.
+    is_sent: Arc<AtomicBool>,
+}
 
 impl<B: Body<Data = Bytes>> Body for Exclusive<B> {
     type Data = Bytes;
@@ -286,17 +296,18 @@ impl<B: Body<Data = Bytes>> Body for Exclusive<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let body = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.is_sent.store(true, Ordering::Release);
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
         body.as_mut().poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let body = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner);
         body.size_hint()
     }
 }
