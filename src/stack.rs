@@ -126,6 +126,7 @@ where
             Ended {
                 activity: handles.activity,
                 usage: handles.usage,
+                cloud: handles.cloud.clone(),
             },
         ))))
         .layer(telemetry.request_span_layer())

@@ -56,10 +56,12 @@ where
     };
     let upstream = Upstream::with_access(address.clone(), timeouts.connect, limits, &cloud.access);
     let (server, watched) = (cloud.server.clone(), cloud.clone());
+    let expecting = cloud.clone();
     let stack = ServiceBuilder::new()
         .layer(
             TokenLimitLayer::with_store(cloud.used.clone(), [cloud.budget()], |_: &Parts| Some(()))
                 .with_shared_budgets()
+                .with_expected_output(move |request| expecting.expected_output(request))
                 .with_deadline(cloud.deadline)
                 .when_unavailable(cloud.when_unavailable),
         )
@@ -107,13 +109,15 @@ where
 
 /// Limits the tokens of each client on one day.
 fn key_tokens(
-    cloud: &Cloud,
+    cloud: &Arc<Cloud>,
 ) -> TokenLimitLayer<Client, impl Fn(&Parts) -> Option<Client> + Clone + use<>, Tokens<Client>> {
     let budget = cloud
         .key_tokens
         .map(|tokens| Budget::new(tokens, Window::Day));
+    let expecting = cloud.clone();
     TokenLimitLayer::with_store(cloud.used_by_client.clone(), budget, Client::account_of)
         .without_key(WithoutKey::Admit)
+        .with_expected_output(move |request| expecting.expected_output(request))
         .with_deadline(cloud.deadline)
         .when_unavailable(cloud.when_unavailable)
         .with_enabled(budget.is_some())

@@ -36,12 +36,14 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::request::Parts;
 use llamatower_layers::store::WhenUnavailable;
 use llamatower_layers::token_limit::{Budget, Window};
-use llamatower_layers::{ModelName, Outcome};
+use llamatower_layers::{LlmRequest, ModelName, Operation, Outcome, Record};
 
 use crate::clients::Client;
 use crate::clients::model_rules::ModelRules;
+use crate::ollama::fleet::estimates::Estimates;
 use crate::ollama::upstream::{Access, Address};
 use crate::openai::Server;
 use crate::openai::models::Model;
@@ -103,6 +105,8 @@ pub struct Cloud {
     when_unavailable: WhenUnavailable,
     tokens: Option<NonZeroU64>,
     key_tokens: Option<NonZeroU64>,
+    /// What the responses of the service usually have.
+    estimates: Estimates,
 }
 
 /// The state of the cloud service, for operators.
@@ -174,6 +178,7 @@ impl Cloud {
             when_unavailable: sharing.rules().1,
             tokens: cloud.tokens,
             key_tokens: cloud.key_tokens,
+            estimates: Estimates::default(),
         })))
     }
 
@@ -245,6 +250,40 @@ impl Cloud {
             used: self.tokens_today(),
             limit: self.tokens?.get(),
         })
+    }
+
+    /// The tokens that are reserved for a response: as many as the request allows, or, if it has no limit, as
+    /// many as the client's responses of this model usually have.
+    fn expected_output(&self, request: &Parts) -> u64 {
+        let llm = LlmRequest::of(&request.extensions);
+        let Some(llm) = llm.filter(|llm| llm.operation != Operation::Embed) else {
+            return 0;
+        };
+        let record = Record::of(&request.extensions);
+        let limit = record.and_then(|record| record.update(|outcome| outcome.max_tokens));
+        limit.unwrap_or_else(|| {
+            let model = llm.model.as_deref();
+            let model = model.and_then(|model| ModelName::parse(model).ok());
+            let client = Client::of(request);
+            let estimates = &self.estimates;
+            let expected = estimates.expected(model.as_ref(), client.as_ref(), llm.prompt_bytes);
+            expected.output_tokens.ceil() as u64
+        })
+    }
+
+    /// Learns from a request that has ended, if the service has answered it.
+    pub fn learn(&self, outcome: &Outcome) {
+        if outcome.extensions.get::<SentToCloud>().is_none() {
+            return;
+        }
+        let model = outcome.served_model.as_ref().or(outcome.model.as_ref());
+        let model = model.and_then(|model| ModelName::parse(model).ok());
+        if let Some((model, usage)) = model.zip(outcome.usage) {
+            let client = Client::of_outcome(outcome);
+            let bytes = outcome.prompt_bytes.unwrap_or(0);
+            let estimates = &self.estimates;
+            estimates.record(&model, client.as_ref(), bytes, &usage);
+        }
     }
 
     fn tokens_today(&self) -> u64 {

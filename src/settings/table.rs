@@ -269,7 +269,7 @@ settings! {
         busy_after: Option<Duration> = optional(duration), "LLAMATOWER_CLOUD_BUSY_AFTER" OptionalDuration "30s"
             "The longest wait before a request counts as `busy`: one whose expected wait, for a slot and for a load of its model, is longer goes to the cloud service at once, and one that has waited this long for a slot leaves the queue; `off` if only a refusal of the queue counts. Lower it if a quick response is worth its price; below the time of a load, models that are not in memory are not loaded by such requests."
         tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_TOKENS" OptionalCount "500000"
-            "The maximum number of tokens, of prompts and responses together, that all clients use at the cloud service on one day of the calendar (`LLAMATOWER_TIME_ZONE`). Set it to what you want to pay for."
+            "The maximum number of tokens, of prompts and responses together, that all clients use at the cloud service on one day of the calendar (`LLAMATOWER_TIME_ZONE`). Each request reserves its prompt and the output that it allows, so give it room for the requests that run at the same time. Set it to what you want to pay for."
         key_tokens: Option<NonZeroU64> = optional(count), "LLAMATOWER_CLOUD_KEY_TOKENS" OptionalCount "off"
             "The same for each client: a key, or an address if it sends no key. Set it so that one client cannot use up the tokens of all."
     }

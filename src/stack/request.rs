@@ -77,6 +77,7 @@ impl MakeRequestId for RandomId {
 pub(super) struct Ended {
     pub(super) activity: Arc<Activity>,
     pub(super) usage: Arc<Usage>,
+    pub(super) cloud: Option<Arc<Cloud>>,
 }
 
 impl Observer for Ended {
@@ -84,6 +85,9 @@ impl Observer for Ended {
         let now = Timestamp::now();
         self.activity.keep(outcome, now);
         self.usage.count(outcome, now);
+        if let Some(cloud) = &self.cloud {
+            cloud.learn(outcome);
+        }
     }
 }
 

@@ -429,15 +429,15 @@ async fn spending_ends_with_the_tokens_of_the_day() {
     let settings = [
         (WHEN, "down"),
         ("LLAMATOWER_API_KEYS", &*keys),
-        ("LLAMATOWER_CLOUD_TOKENS", "60"),
-        ("LLAMATOWER_CLOUD_KEY_TOKENS", "40"),
+        ("LLAMATOWER_CLOUD_TOKENS", "70"),
+        ("LLAMATOWER_CLOUD_KEY_TOKENS", "45"),
     ];
     let gateway = without_servers(&cloud, &settings).await;
     let ask = async |key: &str| {
         let request = gateway.post_request("/v1/chat/completions", &requests()[2].1);
         send(request.bearer_auth(format!("{key}-secret"))).await
     };
-    // Each takes 17 tokens, and is expected to take about 20.
+    // Each takes 17 tokens, and is expected to take about 25, once the usual output is known.
     assert!(is_from_cloud(&ask("ada").await));
     assert!(is_from_cloud(&ask("ada").await));
     assert_eq!(ask("ada").await.status, 502, "none are left of this key's");
@@ -450,7 +450,7 @@ async fn spending_ends_with_the_tokens_of_the_day() {
             &status["cloud"]["tokens_today"],
             &status["cloud"]["tokens_limit"]
         ),
-        (&json!(51), &json!(60))
+        (&json!(51), &json!(70))
     );
     // The log tells once whose tokens are used up, and not for each request.
     for key in ["ada", "bob", "bob"] {
@@ -468,13 +468,44 @@ async fn spending_ends_with_the_tokens_of_the_day() {
         };
         gateway.count_logged(is_it)
     };
-    assert_eq!(told("9 of all clients' 60 tokens per day are left"), 1);
-    assert_eq!(told("6 of this client's 40 tokens per day are left"), 1);
+    assert_eq!(told("19 of all clients' 70 tokens per day are left"), 1);
+    assert_eq!(told("11 of this client's 45 tokens per day are left"), 1);
     let page = gateway.admin_page("/metrics").await.text;
     let refused = page
         .lines()
         .find(|line| line.contains("result=\"no_tokens\"") && line.contains("\"down\""));
     assert!(refused.unwrap().ends_with(" 5"), "{page}");
+}
+
+#[tokio::test]
+async fn what_a_response_may_have_is_reserved_of_the_tokens_of_the_day() {
+    let cloud = Cloud::start().await;
+    let settings = [
+        (WHEN, "down"),
+        ANONYMOUS,
+        ("LLAMATOWER_CLOUD_TOKENS", "300"),
+    ];
+    let gateway = without_servers(&cloud, &settings).await;
+    let ask = async |path: &str, more: Value| {
+        let body = with(chat(), with(json!({"stream": true}), more));
+        gateway.post(path, &body).await
+    };
+    let openai = "/v1/chat/completions";
+    // It takes 17 tokens.
+    assert!(is_from_cloud(&ask(openai, json!({"max_tokens": 200})).await));
+    for (path, limit) in [
+        (openai, json!({"max_tokens": 290})),
+        (openai, json!({"max_completion_tokens": 290})),
+        ("/api/chat", json!({"options": {"num_predict": 290}})),
+    ] {
+        assert_eq!(ask(path, limit.clone()).await.status, 502, "{limit}");
+    }
+    assert!(is_from_cloud(&ask(openai, json!({"max_tokens": 200})).await));
+    // Without a limit the usual output is reserved, which is 5 tokens.
+    while is_from_cloud(&ask(openai, json!({})).await) {}
+    let status = gateway.admin_page("/status").await.json();
+    let used = status["cloud"]["tokens_today"].as_u64().unwrap();
+    assert!((250..=300).contains(&used), "{used}");
 }
 
 #[tokio::test]

@@ -209,6 +209,7 @@ pub(super) fn settle<B>(
         outcome.body_bytes = Some(body_bytes);
         outcome.prompt_bytes = Some(prompt_bytes);
         outcome.has_no_prompt = has_no_prompt;
+        outcome.max_tokens = scanned.max_tokens;
     });
     let found = LlmRequest {
         dialect: endpoint.dialect,

@@ -71,6 +71,8 @@ pub struct Outcome {
     /// Whether the prompt is missing or empty, if a layer has read the body: such a request loads or
     /// unloads a model.
     pub has_no_prompt: bool,
+    /// The limit of the response in tokens that the request asks for, if a layer has read the body.
+    pub max_tokens: Option<u64>,
     /// The address of the client, if the server has recorded it.
     pub client_address: Option<ClientAddress>,
     /// The name of the client's API key.
@@ -151,6 +153,7 @@ impl Outcome {
             body_bytes: None,
             prompt_bytes: None,
             has_no_prompt: false,
+            max_tokens: None,
             identity: None,
             backend: None,
             choice: None,

@@ -35,6 +35,7 @@ pub(super) struct Limit<K, X, T> {
     pub(super) without_key: WithoutKey,
     pub(super) policy: StorePolicy,
     pub(super) estimate: Option<Arc<Estimate>>,
+    pub(super) output: Option<Arc<Estimate>>,
     pub(super) is_on: Arc<AtomicBool>,
     pub(super) is_shared: bool,
     budgets: Arc<[Budget]>,
@@ -116,6 +117,7 @@ where
                 without_key: WithoutKey::default(),
                 policy: StorePolicy::default(),
                 estimate: None,
+                output: None,
                 is_on: Arc::new(AtomicBool::new(true)),
                 is_shared: false,
                 budgets: budgets.into_iter().collect(),
@@ -159,6 +161,16 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         self.change(|limit| limit.estimate = Some(Arc::new(estimate)))
     }
 
+    /// The expected tokens of a request's response, for example its `max_tokens`. They are reserved in addition
+    /// to [`with_estimate`](Self::with_estimate), and are free again at the end. By default none are, so that
+    /// requests that run at the same time can together use more than a budget.
+    pub fn with_expected_output(
+        self,
+        output: impl Fn(&Parts) -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        self.change(|limit| limit.output = Some(Arc::new(output)))
+    }
+
     /// The deadline for a store's response. A store in memory answers at once.
     pub fn with_deadline(self, deadline: Duration) -> Self {
         self.change(|limit| limit.policy.deadline = deadline)
@@ -188,6 +200,7 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
             without_key: self.limit.without_key,
             policy: self.limit.policy,
             estimate: self.limit.estimate.clone(),
+            output: self.limit.output.clone(),
             is_on: self.limit.is_on.clone(),
             is_shared: self.limit.is_shared,
             budgets: self.limit.budgets.clone(),

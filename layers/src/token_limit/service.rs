@@ -53,6 +53,7 @@ where
             Some(estimate) => estimate(&parts),
             None => expected_tokens(&parts, body.size_hint().lower()),
         };
+        let output = limit.output.as_ref().map_or(0, |output| output(&parts));
         let request = Request::from_parts(parts, body);
         let key = match key {
             Ok(Some(key)) => key,
@@ -60,9 +61,10 @@ where
             Err(refusal) => return TokenLimitFuture::refused(refusal.into()),
         };
         let budgets = limit.budgets(key.as_ref());
+        let tokens = estimate.saturating_add(output);
         let reserving = limit
             .store
-            .reserve_for(request.extensions(), key, &budgets, estimate);
+            .reserve_for(request.extensions(), key, &budgets, tokens);
         let next = self.inner.clone();
         let ready_service = std::mem::replace(&mut self.inner, next);
         TokenLimitFuture::reserving(reserving, ready_service, request, limit, estimate)

@@ -193,6 +193,27 @@ async fn a_request_that_is_dropped_before_its_answer_costs_nothing() {
     assert_eq!(left(&store, 100).await, 100);
 }
 
+#[tokio::test]
+async fn the_expected_output_is_reserved_and_only_what_was_used_is_charged() {
+    for (backend, used) in [
+        (Backend::Sends(&[LINE, LAST]), 42),
+        (Backend::Sends(&[LINE, LINE]), 12),
+        (Backend::Fails, 0),
+    ] {
+        let store = Clock::new().store();
+        let layer = layer(store.clone(), &[budget(100, Window::Day)]);
+        let layer = layer.with_expected_output(|_| 50);
+        let first = send(&layer, "ada", backend).await;
+        if let Ok(answer) = first {
+            assert_eq!(left(&store, 100).await, 40, "10 and 50 are reserved");
+            let refused = send(&layer, "ada", backend).await;
+            assert!(refused.is_err(), "too few are left for another one");
+            answer.into_body().collect().await.unwrap();
+        }
+        assert_eq!(left(&store, 100).await, 100 - used, "{backend:?}");
+    }
+}
+
 /// Cancels a request after `during` it, and returns what it has cost. One attempt was unanswered before.
 #[cfg(feature = "outcome")]
 async fn cost_of_a_cancelled_request(during: impl FnOnce(&crate::Record)) -> u64 {

@@ -11,7 +11,7 @@ use super::visit::{Kept, Kind, Value, Visitor};
 use super::{KeepAlive, MAX_NAME_BYTES, ScanError, Scanned};
 
 /// The longest known key if each of its characters is escaped.
-const KEY_BYTES: usize = 6 * 16;
+const KEY_BYTES: usize = 6 * 21;
 
 #[derive(Debug)]
 pub(super) struct Collector {
@@ -367,7 +367,16 @@ impl Visitor for Collector {
                     _ => None,
                 });
             }
-            (Key::MaxTokens | Key::NumPredict, _) => self.found.max_tokens = tokens(value),
+            (
+                Key::MaxTokens
+                | Key::MaxCompletionTokens
+                | Key::MaxOutputTokens
+                | Key::NumPredict,
+                _,
+            ) => {
+                // Of several, a server may take any.
+                self.found.max_tokens = self.found.max_tokens.max(tokens(value));
+            }
             (Key::Options, _) => {
                 self.found.places.num_ctx = match (self.num_ctx.take(), value) {
                     (Some(place), _) => place,

@@ -15,6 +15,8 @@ pub(super) enum Key {
     Messages,
     Input,
     MaxTokens,
+    MaxCompletionTokens,
+    MaxOutputTokens,
     System,
     Instructions,
     Images,
@@ -32,7 +34,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    const OF_BODY: [Self; 18] = [
+    const OF_BODY: [Self; 20] = [
         Self::Model,
         Self::Name,
         Self::Source,
@@ -43,6 +45,8 @@ impl Key {
         Self::Messages,
         Self::Input,
         Self::MaxTokens,
+        Self::MaxCompletionTokens,
+        Self::MaxOutputTokens,
         Self::System,
         Self::Instructions,
         Self::Images,
@@ -66,6 +70,8 @@ impl Key {
             Self::Messages => "messages",
             Self::Input => "input",
             Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::MaxOutputTokens => "max_output_tokens",
             Self::System => "system",
             Self::Instructions => "instructions",
             Self::Images => "images",
@@ -85,7 +91,8 @@ impl Key {
     pub(super) fn kept_bytes(self) -> usize {
         match self {
             Self::Model | Self::Name | Self::Source => 6 * super::MAX_NAME_BYTES,
-            Self::KeepAlive | Self::NumCtx | Self::NumPredict | Self::MaxTokens => 128,
+            Self::KeepAlive | Self::NumCtx | Self::NumPredict => 128,
+            Self::MaxTokens | Self::MaxCompletionTokens | Self::MaxOutputTokens => 128,
             Self::Think | Self::ReasoningEffort | Self::Effort | Self::Type => 16,
             // It only matters whether there are any.
             Self::Prompt | Self::Messages | Self::Input => 0,
@@ -105,11 +112,21 @@ impl Key {
     /// Whether the gateway acts on its value. Of the others it makes a guess.
     pub(super) fn is_acted_on(self) -> bool {
         use Key::{
-            Images, Instructions, Reasoning, ReasoningEffort, System, Think, Thinking, Tools,
+            Images, Instructions, MaxCompletionTokens, MaxOutputTokens, Reasoning, ReasoningEffort,
+            System, Think, Thinking, Tools,
         };
         !matches!(
             self,
-            System | Instructions | Images | Tools | Think | ReasoningEffort | Reasoning | Thinking
+            MaxCompletionTokens
+                | MaxOutputTokens
+                | System
+                | Instructions
+                | Images
+                | Tools
+                | Think
+                | ReasoningEffort
+                | Reasoning
+                | Thinking
         )
     }
 
@@ -137,7 +154,15 @@ impl Keys {
             (_, Show | Delete) => &[Model, Name],
             (_, Pull | Push | Create) => &[Model, Name, Stream],
             (_, Copy) => &[Source],
-            (Dialect::Responses, Chat) => &[Model, Stream, Input, Instructions, Tools, Reasoning],
+            (Dialect::Responses, Chat) => &[
+                Model,
+                Stream,
+                Input,
+                MaxOutputTokens,
+                Instructions,
+                Tools,
+                Reasoning,
+            ],
             (Dialect::Anthropic, Chat) => {
                 &[Model, Stream, Messages, MaxTokens, System, Tools, Thinking]
             }
@@ -146,6 +171,7 @@ impl Keys {
                 Stream,
                 Messages,
                 MaxTokens,
+                MaxCompletionTokens,
                 System,
                 Tools,
                 Reasoning,

@@ -67,7 +67,8 @@ pub struct Scanned {
     /// The context length in tokens (`options.num_ctx`), at most 2^31 - 1; `None` if it is not set
     /// or below 4, Ollama's smallest one ([`EditPlaces::corrects_num_ctx`]).
     pub num_ctx: Option<u64>,
-    /// Limit of the response in tokens (`max_tokens` or `options.num_predict`).
+    /// Limit of the response in tokens (`max_tokens`, `max_completion_tokens`, `max_output_tokens` or
+    /// `options.num_predict`).
     pub max_tokens: Option<u64>,
     /// Whether the operation has no input: it is missing, null or empty.
     pub has_no_prompt: bool,
