@@ -36,6 +36,7 @@ impl<K: Clone + Hash + Eq, T> PerClient<K, T> {
     }
 
     /// The value of the client, if there is one.
+    #[cfg(test)]
     pub(super) fn get(&self, key: Option<&K>) -> Option<Arc<T>> {
         self.lock().get(key).cloned()
     }

@@ -2,27 +2,32 @@
 -- KEYS: for each reservation the account and its open reservations, as in admit.lua. ARGV: 1 for the first
 -- attempt; then for each the reservation and the used tokens.
 -- A repeated attempt counts only those that are still open, so that nothing is counted twice.
+-- Returns one text with the counts of the accounts after that: for each window that a reservation names the
+-- number of the reservation, counted from 0, the window, its start, and the used and reserved tokens together.
+-- A reservation that nobody holds, of no tokens, changes nothing: it asks for the counts.
 local call = redis.call
 -- What is to be added to each count of the windows that are settled.
 local accounts = {}
 for at = 2, #ARGV, 2 do
   local account, open, reservation, used = KEYS[at - 1], KEYS[at], ARGV[at], ARGV[at + 1]
   local is_open = call('ZREM', open, reservation) == 1
-  if is_open or ARGV[1] == '1' then
-    local windows = accounts[account] or {}
-    accounts[account] = windows
-    for window, start, tokens in string.gmatch(reservation, ';(%a+):(%-?%d+):(%d+)') do
+  local settled = accounts[account] or {number = at / 2 - 1, windows = {}, names = {}}
+  accounts[account] = settled
+  for window, start, tokens in string.gmatch(reservation, ';(%a+):(%-?%d+):(%d+)') do
+    settled.names[window] = true
+    if is_open or ARGV[1] == '1' then
       local id = window .. ':' .. start
-      local sum = windows[id] or {window = window, start = start, used = 0, freed = 0}
-      windows[id] = sum
+      local sum = settled.windows[id] or {window = window, start = start, used = 0, freed = 0}
+      settled.windows[id] = sum
       sum.used = sum.used + used
       if is_open then sum.freed = sum.freed + tokens end
     end
   end
 end
-for account, windows in pairs(accounts) do
-  for _, sum in pairs(windows) do
-    if call('HGET', account, 's' .. sum.window) == sum.start then
+local answer = {}
+for account, settled in pairs(accounts) do
+  for _, sum in pairs(settled.windows) do
+    if (sum.used ~= 0 or sum.freed ~= 0) and call('HGET', account, 's' .. sum.window) == sum.start then
       if sum.used ~= 0 then
         call('HINCRBY', account, 'u' .. sum.window, string.format('%d', sum.used))
       end
@@ -31,5 +36,13 @@ for account, windows in pairs(accounts) do
       end
     end
   end
+  for name in pairs(settled.names) do
+    local counts = call('HMGET', account, 's' .. name, 'u' .. name, 'r' .. name)
+    if counts[1] then
+      local total = (tonumber(counts[2]) or 0) + (tonumber(counts[3]) or 0)
+      answer[#answer + 1] =
+        string.format('%d %s %s %.0f', settled.number, name, counts[1], math.max(0, total))
+    end
+  end
 end
-return 1
+return table.concat(answer, ' ')

@@ -1,16 +1,17 @@
-//! Sends settlements in the background.
+//! Sends settlements in the background, and asks for the counts of clients.
 
-use std::sync::Arc;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ::redis::Cmd;
+use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::ask::Account;
+use super::ask::{Account, Seen};
 use super::{Redis, RedisScript};
+use crate::token_limit::Window;
 
 static SETTLE: LazyLock<RedisScript> =
     LazyLock::new(|| RedisScript::new(include_str!("settle.lua")));
@@ -27,6 +28,10 @@ const LINGER: Duration = Duration::from_millis(10);
 const ATTEMPTS: u32 = 100;
 /// The wait after Redis has refused a batch, as it does without memory.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The wait before the counts of all known clients are asked for again.
+const RENEWAL: Duration = Duration::from_secs(2);
+/// The wait after each call of it, if there are more clients than one call has.
+const BETWEEN_CALLS: Duration = Duration::from_millis(500);
 
 /// The used tokens of a reservation.
 pub(super) struct Settlement {
@@ -51,12 +56,15 @@ struct State {
     enough: Notify,
     /// Told when none is waiting.
     none: Notify,
+    /// The accounts whose counts are renewed.
+    accounts: Mutex<Vec<Weak<Account>>>,
 }
 
 impl Settlements {
     pub(super) fn start(redis: Redis) -> Self {
         let (queue, settlements) = mpsc::channel(QUEUE);
         let state = Arc::<State>::default();
+        tokio::spawn(renew_all(redis.clone(), Arc::downgrade(&state)));
         tokio::spawn(send_all(redis, settlements, state.clone()));
         Self { queue, state }
     }
@@ -69,6 +77,11 @@ impl Settlements {
         } else if before + 1 == ENOUGH {
             self.state.enough.notify_one();
         }
+    }
+
+    /// From now on the counts of this account are renewed in the background, as long as it is in use.
+    pub(super) fn renew(&self, account: &Arc<Account>) {
+        self.state.accounts().push(Arc::downgrade(account));
     }
 
     pub(super) fn dropped(&self) -> u64 {
@@ -92,6 +105,77 @@ impl State {
             self.none.notify_waiters();
         }
     }
+
+    fn accounts(&self) -> MutexGuard<'_, Vec<Weak<Account>>> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The accounts that are in use.
+    fn known_accounts(&self) -> Vec<Arc<Account>> {
+        let mut known = Vec::new();
+        self.accounts().retain(|account| {
+            let account = account.upgrade();
+            known.extend(account.clone());
+            account.is_some()
+        });
+        known
+    }
+}
+
+/// Asks for the counts of all known clients from time to time, because other processes change them. Ends when
+/// the last clone of [`Settlements`] is dropped.
+async fn renew_all(redis: Redis, state: Weak<State>) {
+    loop {
+        sleep(RENEWAL).await;
+        let Some(accounts) = state.upgrade().map(|state| state.known_accounts()) else {
+            return;
+        };
+        for accounts in accounts.chunks(BATCH) {
+            let asking: Vec<_> = accounts.iter().filter_map(Settlement::of_nothing).collect();
+            if !asking.is_empty() && redis.is_connected() {
+                send(&redis, &asking, true).await;
+                sleep(BETWEEN_CALLS).await;
+            }
+        }
+    }
+}
+
+impl Settlement {
+    /// Changes nothing: it asks for the counts of the windows that are known of the account.
+    fn of_nothing(account: &Arc<Account>) -> Option<Self> {
+        use std::fmt::Write;
+        let mut reservation = String::new();
+        for window in Window::ALL {
+            let start = account.seen()[window as usize].start;
+            if start != Timestamp::default() {
+                // A text accepts every write.
+                let _ = write!(reservation, ";{}:{}:0", window.name(), start.as_second());
+            }
+        }
+        (!reservation.is_empty()).then(|| Self {
+            account: account.clone(),
+            reservation,
+            used: 0,
+        })
+    }
+}
+
+/// Records the counts that the script returns. `None` if the text is malformed.
+fn note(batch: &[Settlement], text: &str) -> Option<()> {
+    let mut words = text.split_ascii_whitespace();
+    while let Some(number) = words.next() {
+        let settlement = batch.get(number.parse::<usize>().ok()?)?;
+        let name = words.next()?;
+        let start = Timestamp::from_second(words.next()?.parse().ok()?).ok()?;
+        let used = words.next()?.parse().ok()?;
+        let window = Window::ALL.into_iter().find(|window| window.name() == name)?;
+        let mut seen = settlement.account.seen();
+        let seen = &mut seen[window as usize];
+        if start >= seen.start {
+            *seen = Seen { start, used };
+        }
+    }
+    Some(())
 }
 
 async fn send_all(redis: Redis, mut queue: mpsc::Receiver<Settlement>, state: Arc<State>) {
@@ -128,7 +212,7 @@ async fn send_all(redis: Redis, mut queue: mpsc::Receiver<Settlement>, state: Ar
     }
 }
 
-/// Sends a batch in one call. Returns whether all of it has arrived.
+/// Sends a batch in one call, and records the counts that it leads to. Returns whether all of it has arrived.
 pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) -> bool {
     let command = |is_first: bool| {
         let mut call = Cmd::with_capacity(4 + 4 * batch.len(), 64 + 256 * batch.len());
@@ -145,8 +229,12 @@ pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) ->
     };
     let sent = redis
         .call("settle", async |mut connection| {
-            SETTLE.call::<()>(&command(is_first), &mut connection).await
+            let command = command(is_first);
+            SETTLE.call::<String>(&command, &mut connection).await
         })
         .await;
+    if let Ok(text) = &sent {
+        note(batch, text);
+    }
     sent.is_ok()
 }

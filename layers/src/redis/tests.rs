@@ -304,6 +304,38 @@ async fn what_a_process_has_used_counts_in_its_part_when_redis_is_gone() {
 }
 
 #[tokio::test]
+async fn the_used_tokens_are_known_after_a_settlement_and_at_other_processes_without_a_request() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let (redis, clock) = (server.connect().await, Clock::new());
+    let (here, there) = (clock.tokens(&redis), clock.tokens(&redis));
+    let (key, budgets) = (ada(), [budget(100, Window::Day)]);
+    // From now on the key is known there.
+    assert_eq!(there.used(key.as_ref(), Window::Day), 0);
+    for (used, sum) in [(30, 30), (25, 55)] {
+        let granted = here.reserve(ada(), &budgets, 10).await.unwrap().unwrap();
+        here.settle(granted.reservation, used);
+        here.settled().await;
+        assert_eq!(here.used(key.as_ref(), Window::Day), sum);
+    }
+    let known = async {
+        while there.used(key.as_ref(), Window::Day) != 55 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), known)
+        .await
+        .expect("it is asked for in the background");
+    // What is given back is known as well.
+    let granted = there.reserve(ada(), &budgets, 20).await.unwrap().unwrap();
+    assert_eq!(there.used(key.as_ref(), Window::Day), 75);
+    there.settle(granted.reservation, 0);
+    there.settled().await;
+    assert_eq!(there.used(key.as_ref(), Window::Day), 55);
+}
+
+#[tokio::test]
 async fn settlements_wait_for_redis() {
     let Some(mut server) = Server::start(&[]) else {
         return;

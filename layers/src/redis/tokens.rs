@@ -90,14 +90,23 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
     }
 
     /// The tokens that a key has used in the current window, those of open reservations included: what Redis
-    /// said at this process's last request of the key, or what this process has used, if that is more.
+    /// said last, or what this process has used, if that is more. Redis tells it with each answer about the
+    /// key, and every few seconds, from the first request of the key, or the first call of this, in this
+    /// process.
     pub fn used(&self, key: Option<&K>, window: Window) -> u64 {
         let own = self.memory.used(key, window);
         let start = self.memory.spans().1[window as usize].start;
-        let account = self.accounts.get(key);
-        let seen = account.map(|account| account.seen()[window as usize]);
-        let seen = seen.filter(|seen| seen.start == start);
-        own.max(seen.map_or(0, |seen| seen.used))
+        let account = self.account(key);
+        let mut seen = account.seen();
+        let seen = &mut seen[window as usize];
+        if seen.start < start {
+            *seen = Seen { start, used: 0 };
+        }
+        match seen.start == start {
+            true => own.max(seen.used),
+            // The clock of another process is ahead.
+            false => own,
+        }
     }
 
     /// The settlements that were dropped because too many waited for Redis.
@@ -111,14 +120,20 @@ impl<K: Clone + Hash + Eq> RedisTokens<K> {
     }
 
     fn account(&self, key: Option<&K>) -> Arc<Account> {
-        self.accounts.get_or_make(
+        let mut is_new = false;
+        let account = self.accounts.get_or_make(
             key,
             |_| true,
             || {
                 let name = name_of_client(key, &*self.name_of);
+                is_new = true;
                 Account::new(self.redis.key(&self.kind, &name))
             },
-        )
+        );
+        if is_new {
+            self.settlements.renew(&account);
+        }
+        account
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Span {
 }
 
 impl Window {
-    pub(super) const ALL: [Self; 3] = [Self::Minute, Self::Day, Self::Month];
+    pub(crate) const ALL: [Self; 3] = [Self::Minute, Self::Day, Self::Month];
 
     /// The name in errors.
     pub fn name(self) -> &'static str {
