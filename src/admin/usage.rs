@@ -8,12 +8,16 @@ use http::{HeaderValue, StatusCode};
 
 use super::answer::{self, Answer};
 use crate::shared::SharedUsage;
-use crate::state::{Counts, State, UsageKey};
+use crate::state::{Counts, State, UsageKey, add};
 use crate::status::UsageReport;
 use crate::usage::{Format, Query, QueryError, to_csv};
 
-/// The usage of all gateways, or why it is not known.
-type SharedRows = Result<HashMap<UsageKey, Counts>, String>;
+/// The usage in Redis, and whether it has all of this gateway's; or why it is not known.
+type SharedRows = Result<(HashMap<UsageKey, Counts>, bool), String>;
+
+/// Why usage in Redis is not that of all gateways.
+const LOST: &str = "Redis has less usage of these days than this gateway has counted: its data were lost, or \
+                    gateways share it only since then; what other gateways have counted before is missing";
 
 /// The response to a query. It reads the file on a thread that may block.
 pub(super) async fn answer(
@@ -37,27 +41,39 @@ pub(super) async fn answer(
     answering.await.unwrap_or_else(internal)
 }
 
-/// The usage of all gateways, or why it is not known.
+/// The usage in Redis, and whether it has all of this gateway's; or why it is not known.
 async fn of_all(shared: &SharedUsage, state: &Arc<State>, query: &Query) -> SharedRows {
-    let taking = state.clone();
-    // What is not on its way to Redis yet.
-    let taken = tokio::task::spawn_blocking(move || taking.take_changes()).await;
-    match taken {
-        Ok(()) => {
-            let rows = shared.of_days(query.from, query.to).await;
-            rows.map_err(|error| error.to_string())
-        }
-        Err(error) => Err(error.to_string()),
-    }
+    let (state, from, to) = (state.clone(), query.from, query.to);
+    // Read before Redis is: all of it is on its way to Redis then.
+    let reading = move || {
+        let mut own: HashMap<UsageKey, Counts> = HashMap::default();
+        // What cannot be read is told later.
+        let _ = state.usage(from, to, |day, key, model, counts| {
+            let (key, model) = (key.into(), model.into());
+            add(own.entry(UsageKey { day, key, model }).or_default(), counts);
+        });
+        own
+    };
+    let own = tokio::task::spawn_blocking(reading).await;
+    let own = own.map_err(|error| error.to_string())?;
+    let rows = shared.of_days(from, to).await;
+    let rows = rows.map_err(|error| error.to_string())?;
+    let is_there = |(row, own): (&UsageKey, &Counts)| {
+        let of_all = rows.get(row).copied().unwrap_or_default();
+        own.iter().zip(of_all).all(|(own, of_all)| *own <= of_all)
+    };
+    let has_all = own.iter().all(is_there);
+    Ok((rows, has_all))
 }
 
 fn of(query: &Query, state: &State, shared: Option<SharedRows>) -> Result<Answer, QueryError> {
     let (rows, problem) = match shared {
-        Some(Ok(rows)) => (Some(rows), None),
+        Some(Ok((rows, true))) => (Some(rows), None),
+        Some(Ok((rows, false))) => (Some(rows), Some(LOST.to_owned())),
         Some(Err(problem)) => (None, Some(problem)),
         None => (None, None),
     };
-    let is_of_all = rows.is_some();
+    let is_of_all = rows.is_some() && problem.is_none();
     let (sums, is_complete) = query.sums(state, rows)?;
     match query.format {
         Format::Json => {

@@ -25,10 +25,11 @@ pub struct UsageReport {
     /// failed write: then they have only what is not written yet.
     #[serde(default = "yes")]
     pub is_complete: bool,
-    /// Whether the rows are of all gateways that share usage through Redis, and not of this one alone.
+    /// Whether the rows are of all gateways that share usage through Redis. They are not while Redis does not
+    /// answer, or if it has lost usage of these days.
     #[serde(default)]
     pub is_of_all_gateways: bool,
-    /// Why they are of this gateway alone although Redis is used; null if all is well.
+    /// Why they are not of all gateways although Redis is used; null if all is well.
     #[serde(default)]
     pub redis_problem: Option<String>,
     /// The rows with any requests, in the order of day, key and model.

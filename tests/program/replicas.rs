@@ -254,6 +254,12 @@ async fn usage_is_the_sum_of_two_gateways_and_of_earlier_ones() {
     // What it has not sent yet is sent at the end.
     assert_eq!(first.terminate().await, Some(0));
     until_sum(&second, 3).await;
+    // Without its data it no longer knows what others have counted.
+    redis.call(&["FLUSHALL"]).await;
+    let page = second.admin_page("/status/usage?by=key").await.json();
+    assert_eq!(page["is_of_all_gateways"], false, "{page}");
+    let problem = page["redis_problem"].as_str().unwrap();
+    assert!(problem.contains("less usage"), "{problem}");
     redis.signal("STOP").await;
     let page = second.admin_page("/status/usage?by=key").await.json();
     assert_eq!(page["is_of_all_gateways"], false);
