@@ -9,6 +9,7 @@ use llamatower_layers::live::Live;
 
 use super::address::ListenAddr;
 use super::base_path::BasePath;
+use super::gauges::Gauges;
 use super::host::Hosts;
 use super::origin::Origins;
 use super::refusal::RefusalObserver;
@@ -66,6 +67,8 @@ pub struct EdgeConfig {
     pub endpoints: Option<Arc<EndpointTable>>,
     /// Receives the refusals of the edge.
     pub observer: Option<Arc<dyn RefusalObserver>>,
+    /// The edge whose drain `/health` tells too, besides its own.
+    pub health_of: Option<Arc<Gauges>>,
     /// TLS, if any address speaks it.
     pub tls: Option<EdgeTls>,
     /// Whether a connection without TLS may be HTTP/2, if the client begins with its preface.
@@ -106,6 +109,7 @@ impl Default for EdgeConfig {
             requires_proxy_protocol: false,
             endpoints: None,
             observer: None,
+            health_of: None,
             tls: None,
             plain_http2: false,
         }

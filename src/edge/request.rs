@@ -19,6 +19,7 @@ use super::address::PeerAddr;
 use super::base_path::{self, BasePath};
 use super::client_address::client_address;
 use super::config::EdgeConfig;
+use super::gauges::Gauges;
 use super::host::{Hosts, machine_name};
 use super::origin::{self, OriginCheck, Origins};
 use super::redirect::{self, Redirect};
@@ -41,6 +42,8 @@ pub(super) struct Rules {
     proxies: TrustedProxies,
     endpoints: Option<Arc<EndpointTable>>,
     observer: Option<Arc<dyn RefusalObserver>>,
+    /// The edge whose drain `/health` tells too.
+    health_of: Option<Arc<Gauges>>,
     max_fields: usize,
 }
 
@@ -73,6 +76,7 @@ impl Rules {
             proxies: config.trusted_proxies.clone(),
             endpoints: config.endpoints.clone(),
             observer: config.observer.clone(),
+            health_of: config.health_of.clone(),
             max_fields: config.max_head_fields,
         }
     }
@@ -122,6 +126,8 @@ impl Rules {
         let inside = self.inside(&request.uri);
         let path = inside.as_ref().unwrap_or(&request.uri).path();
         if path == "/health" {
+            let other = self.health_of.as_ref();
+            let draining = draining || other.is_some_and(|other| other.is_draining());
             return Ok(Decision::Answer(health(&request.method, draining)));
         }
         // Probes have no certificate.

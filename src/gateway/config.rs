@@ -103,6 +103,7 @@ pub(super) fn public_edge(
         requires_proxy_protocol: listen.proxy_protocol,
         endpoints: Some(Arc::new(endpoints.clone())),
         observer: Some(telemetry.observer()),
+        health_of: None,
         tls: None,
         plain_http2: listen.http2 == Http2::All,
     }

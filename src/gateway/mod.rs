@@ -90,7 +90,7 @@ impl Gateway {
         let tls = |listener| edge_tls(settings, listener, certificates.as_ref());
         let mut public = public_edge(settings, &live, &endpoints, telemetry);
         public.tls = tls(Listener::Public);
-        let admin = EdgeConfig {
+        let mut admin = EdgeConfig {
             // From this machine it needs no keys, so the `Host` rule always applies: `*` has no effect.
             trusts_local_peers: true,
             hosts: settings.listen.allowed_hosts.clone().without_any().into(),
@@ -109,6 +109,8 @@ impl Gateway {
         let cloud = cloud.map_err(StartError::Setting)?;
         let access = access(settings)?;
         let public = Edge::bind(public).await?;
+        // They serve until the drain is complete, but load balancers may ask them for it.
+        admin.health_of = Some(public.gauges());
         let metrics = EdgeConfig {
             listen: settings.listen.metrics.clone(),
             tls: tls(Listener::Metrics),

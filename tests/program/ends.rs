@@ -48,6 +48,41 @@ async fn a_stream_in_progress_is_finished_before_the_program_ends() {
 }
 
 #[tokio::test]
+async fn each_listener_tells_the_drain_on_health() {
+    let sim = long_stream().await;
+    let settings = [
+        ("LLAMATOWER_METRICS_LISTEN", "127.0.0.1:0"),
+        ("LLAMATOWER_DRAIN_TIMEOUT", "60s"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    let is_it = |line: &Value| line["message"] == "listening" && line["for"] == "metrics";
+    let line = gateway.logged("the listener for metrics", is_it).await;
+    let metrics = format!("http://{}", line["address"].as_str().unwrap());
+    let of_metrics = async |path: &str| {
+        let url = format!("{metrics}{path}");
+        send(reqwest::Client::new().get(url)).await
+    };
+    assert_eq!(gateway.admin_page("/health").await.status, 200);
+    assert_eq!(of_metrics("/health").await.status, 200);
+    let mut streaming = gateway.connect().await;
+    streaming.post("/api/chat", &chat()).await;
+    streaming.head().await;
+    streaming.chunk().await;
+    gateway.send_sigterm().await;
+    let is_draining = |line: &Value| line["message"] == "draining";
+    let beginning = gateway.logged("the beginning of the drain", is_draining);
+    beginning.await;
+    let drains = within_limit("a 503 on each listener", async {
+        while gateway.admin_page("/health").await.status != 503 {}
+        while of_metrics("/health").await.status != 503 {}
+    });
+    drains.await;
+    // What they serve otherwise, they serve until the end.
+    assert_eq!(gateway.admin_page("/status").await.status, 200);
+    assert_eq!(of_metrics("/metrics").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_stream_that_outlasts_the_drain_ends_with_an_error_line() {
     let sim = long_stream().await;
     let mut gateway = Gateway::start(&[&sim], &[("LLAMATOWER_DRAIN_TIMEOUT", "200ms")]).await;
