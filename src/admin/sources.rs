@@ -74,6 +74,7 @@ impl Sources {
             trace_url: self.trace_url.clone(),
             last_reload: self.live.last_reload.get().as_ref().map(Reload::from),
             expiring_keys: ExpiringKey::all(&self.live.keys_file.get(), Timestamp::now()),
+            log_problem: self.telemetry.log_problem(),
             tls: self.certificates.as_ref().map(certificate),
         }
     }

@@ -54,6 +54,8 @@ pub struct Gateway {
     pub last_reload: Option<Reload>,
     /// The keys of the keys file that have expired or expire within 7 days, by name.
     pub expiring_keys: Vec<ExpiringKey>,
+    /// Why the log cannot be written; null if the last line could be.
+    pub log_problem: Option<String>,
     /// The gateway's certificate; null without TLS.
     pub tls: Option<Certificate>,
 }

@@ -62,6 +62,7 @@ fn a_document_is_read_as_it_was_written() {
             trace_url: Some("https://traces.example/{trace_id}".to_owned()),
             last_reload: None,
             expiring_keys: Vec::new(),
+            log_problem: None,
             tls: None,
         },
         backends: Vec::new(),

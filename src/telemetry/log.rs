@@ -14,16 +14,19 @@ use tracing_subscriber::reload;
 
 use super::config::{LogFormat, TelemetryConfig, TelemetryError};
 use super::filter::{check_log_filter, without_blanks};
+use super::log_output::{LogHealth, LogOutput};
 
 /// Limit of log lines that wait for a reader which does not read.
 const WAITING_LINES: usize = 8192;
 
-pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default()
+pub(super) fn writer() -> (NonBlocking, WorkerGuard, LogHealth) {
+    let (output, health) = LogOutput::stdout();
+    let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(WAITING_LINES)
         .thread_name("log")
-        .finish(io::stdout())
+        .finish(output);
+    (writer, guard, health)
 }
 
 /// The user's filter, added to a default that suppresses OpenTelemetry's internal lines.

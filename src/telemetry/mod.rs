@@ -30,6 +30,7 @@ mod gen_ai;
 mod keys;
 mod lazily;
 mod log;
+mod log_output;
 mod metrics;
 mod model_names;
 pub mod names;
@@ -58,6 +59,7 @@ use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
 use environment::OtelSettings;
+use log_output::LogHealth;
 
 use crate::edge::{RefusalObserver, Refused};
 
@@ -96,13 +98,14 @@ pub struct Telemetry {
     tracer: Tracer,
     log_filter: LogFilter,
     log_guard: Option<WorkerGuard>,
+    log_health: LogHealth,
 }
 
 impl Telemetry {
     /// Sets up telemetry for the process, with the environment variables from `look_up`.
     ///
-    /// A separate thread writes the log. If the log's reader does not read, lines are dropped and
-    /// counted, and no request is delayed.
+    /// A separate thread writes the log. If the log's reader does not read, or the log cannot be
+    /// written, lines are dropped and counted, and no request is delayed.
     ///
     /// # Errors
     /// See [`TelemetryError`]. An unreachable collector is not an error.
@@ -110,12 +113,13 @@ impl Telemetry {
         config: &TelemetryConfig,
         look_up: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, TelemetryError> {
-        let (writer, guard) = log::writer();
+        let (writer, guard, health) = log::writer();
         let dropped = writer.error_counter();
         let (mut telemetry, dispatch) = Self::prepare(config, look_up, writer)?;
         telemetry.log_guard = Some(guard);
+        telemetry.log_health = health.clone();
         let metrics = &telemetry.metrics;
-        metrics.observe_log(move || dropped.dropped_lines() as u64);
+        metrics.observe_log(move || dropped.dropped_lines() as u64 + health.lost());
         tracing::dispatcher::set_global_default(dispatch)
             .map_err(|_| TelemetryError::AlreadyStarted)?;
         Ok(telemetry)
@@ -168,6 +172,7 @@ impl Telemetry {
             tracer,
             log_filter,
             log_guard: None,
+            log_health: LogHealth::default(),
         };
         Ok((telemetry, dispatch))
     }
@@ -180,6 +185,11 @@ impl Telemetry {
     /// The filter of the log, to be replaced.
     pub fn log_filter(&self) -> LogFilter {
         self.log_filter.clone()
+    }
+
+    /// Why the last line of the log could not be written; `None` if it could.
+    pub fn log_problem(&self) -> Option<String> {
+        self.log_health.problem()
     }
 
     /// The observer for an [`OutcomeLayer`](llamatower_layers::OutcomeLayer).

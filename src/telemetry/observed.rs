@@ -297,7 +297,7 @@ pub(super) fn observe_log(meter: &Meter, dropped: &DroppedLines) {
     let description = (
         names::LOG_LINES_DROPPED,
         "{line}",
-        "Log lines dropped because the reader of the log did not read",
+        "Log lines dropped because the reader of the log did not read, or the log could not be written",
     );
     counter(meter, description, move |counter| {
         if let Some(dropped) = dropped.get() {

@@ -22,6 +22,7 @@ mod down;
 mod down_clock;
 mod ends;
 mod front;
+mod full_log;
 mod harness;
 mod keys_file;
 mod limits;

@@ -14,6 +14,7 @@ pub(super) fn all(state: &State) -> Vec<String> {
     let lines = [
         lost(state),
         not_kept(shown),
+        lost_log(gateway),
         redis(&shown.status.sharing, now),
         refused_reload(gateway, now),
         gateway.tls.as_ref().and_then(|tls| certificate(tls, now)),
@@ -50,6 +51,15 @@ fn not_kept(overview: &Overview) -> Option<String> {
     let problem = overview.status.state.problem.as_ref()?;
     Some(format!(
         "Usage, token budgets and cordons are not kept over a restart: {}",
+        escaped(problem)
+    ))
+}
+
+/// Lines of the log cannot be written.
+fn lost_log(gateway: &Gateway) -> Option<String> {
+    let problem = gateway.log_problem.as_ref()?;
+    Some(format!(
+        "The log cannot be written, and its lines are lost: {}",
         escaped(problem)
     ))
 }

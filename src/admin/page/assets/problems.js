@@ -16,6 +16,7 @@ function line(id, said, className) {
 const day = (time) => text(time).slice(0, 10);
 
 export function gateway(state) {
+  log(state.log_problem);
   reload(state.last_reload);
   expiringKeys(state.expiring_keys);
   certificate(state.tls);
@@ -36,6 +37,10 @@ function reload(last) {
   const changed = last.changed.length === 0 ? "nothing has changed" : `changed: ${text(last.changed.join(", "))}`;
   const rest = last.need_restart.length === 0 ? "" : `; changed, but needs a restart: ${text(last.need_restart.join(", "))}`;
   line("reload", `${at}: the settings were reloaded; ${changed}${rest}`, rest === "" ? "hint" : "warned");
+}
+
+function log(problem) {
+  line("log-problem", problem === null ? null : `The log cannot be written, and its lines are lost: ${text(problem)}`, "bad");
 }
 
 function expiringKeys(keys) {
