@@ -4,9 +4,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use rustls::pki_types::pem::PemObject;
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::certificate::{CertificateInner, Raw};
 use x509_cert::der::Decode;
@@ -19,6 +19,10 @@ use crate::settings::absolute;
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
+
+/// How long before the end of a certificate operators are warned; of one for a short time, only in its
+/// last third, when programs that renew certificates have done so.
+const EXPIRES_SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 /// What TLS is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +146,7 @@ pub(super) fn certificates(
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|error| {
-        let reason = format!("the file is not a valid PEM file: {error}");
+        let reason = format!("the file is not a valid PEM file: {}", pem_reason(&error));
         TlsError::new(file, reason)
     })?;
     if !found.is_empty() {
@@ -157,18 +161,19 @@ pub(super) fn certificates(
 
 /// The private key in a PEM file.
 pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
-    use rustls::pki_types::pem::Error::NoItemsFound;
     let key = PrivateKeyDer::from_pem_slice(pem);
     key.map_err(|error| {
         let text = String::from_utf8_lossy(pem);
         let reason = match error {
-            NoItemsFound if text.contains("ENCRYPTED PRIVATE KEY") => {
+            PemError::NoItemsFound if text.contains("ENCRYPTED PRIVATE KEY") => {
                 "the key in the file is encrypted with a password; write it without one \
                  (openssl pkey -in KEY -out KEY_WITHOUT_PASSWORD)"
                     .to_owned()
             }
-            NoItemsFound => "the file contains no private key (BEGIN PRIVATE KEY)".to_owned(),
-            error => format!("the file is not a valid PEM file: {error}"),
+            PemError::NoItemsFound => {
+                "the file contains no private key (BEGIN PRIVATE KEY)".to_owned()
+            }
+            error => format!("the file is not a valid PEM file: {}", pem_reason(&error)),
         };
         TlsError::new(TlsFile::Key, reason)
     })
@@ -208,21 +213,15 @@ impl Validity {
         })
     }
 
-    /// What is wrong with it at present, although it can be used.
-    pub(super) fn warning(&self) -> Option<String> {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let at = |time| match jiff::Timestamp::from_second(time) {
-            Ok(time) => time.to_string(),
-            Err(_) => time.to_string(),
-        };
-        if now > self.not_after {
-            let reason = "the certificate has expired";
-            Some(format!("{reason} ({}); renew it", at(self.not_after)))
-        } else if now < self.not_before {
+    /// What is wrong with it at this time, although it can be used.
+    pub(super) fn warning(&self, now: Timestamp) -> Option<String> {
+        if let Some(end) = self.end(now) {
+            return Some(end);
+        }
+        if now.as_second() < self.not_before {
             Some(format!(
                 "the certificate is not valid yet (before {}); compare the clock of this machine",
-                at(self.not_before)
+                shown(self.not_before)
             ))
         } else if self.is_authority {
             Some(
@@ -234,4 +233,50 @@ impl Validity {
             None
         }
     }
+
+    /// That it has expired, or expires soon.
+    pub(super) fn end(&self, now: Timestamp) -> Option<String> {
+        if self.has_expired(now) {
+            let at = shown(self.not_after);
+            return Some(format!("the certificate has expired ({at}); renew it"));
+        }
+        let left = SignedDuration::from_secs(self.not_after.saturating_sub(now.as_second()));
+        let third = SignedDuration::from_secs((self.not_after - self.not_before) / 3);
+        (left <= EXPIRES_SOON.min(third)).then(|| {
+            let at = shown(self.not_after);
+            let left = match left.as_hours() {
+                hours if hours >= 48 => format!("{} days", hours / 24),
+                1 => "1 hour".to_owned(),
+                hours => format!("{hours} hours"),
+            };
+            format!("the certificate expires in {left} ({at}); renew it")
+        })
+    }
+
+    pub(super) fn has_expired(&self, now: Timestamp) -> bool {
+        now.as_second() > self.not_after
+    }
+}
+
+fn shown(seconds: i64) -> String {
+    match Timestamp::from_second(seconds) {
+        Ok(time) => time.to_string(),
+        Err(_) => seconds.to_string(),
+    }
+}
+
+/// Why a text is no PEM, for people. It contains nothing of the text.
+pub(crate) fn pem_reason(error: &PemError) -> String {
+    let reason = match error {
+        PemError::MissingSectionEnd { .. } => {
+            "a section has no end (-----END ..-----); is the file complete?"
+        }
+        PemError::IllegalSectionStart { .. } => {
+            "a line with -----BEGIN is not like -----BEGIN CERTIFICATE-----"
+        }
+        PemError::Base64Decode(_) => "what is between BEGIN and END is not base64",
+        PemError::NoItemsFound => "it has no section of the right kind (-----BEGIN ..-----)",
+        error => return error.to_string(),
+    };
+    reason.to_owned()
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! files ── read twice a second ── changed? ── checked ── in force for new connections
-//!                                               └ wrong: the old ones stay in force
+//!                                               └ wrong, or expired: the old ones stay in force
 //! ```
 //!
 //! - **Files.** The certificate with its chain, its key, and the authorities of clients' certificates
@@ -23,6 +23,7 @@ mod status;
 mod watch;
 
 pub use client_names::ClientNames;
+pub(crate) use files::pem_reason;
 pub use files::{TlsError, TlsFile, TlsFiles};
 pub use own_trust::OwnTrust;
 pub(crate) use server::HTTP_2;

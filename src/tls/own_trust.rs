@@ -63,9 +63,10 @@ impl OwnTrust {
                 let wrong = |error: String| format!("{}: {error}", path.display());
                 let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
                 let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-                let chain = chain.map_err(|error| wrong(error.to_string()))?;
-                let key = PrivateKeyDer::from_pem_slice(&pem)
-                    .map_err(|error| wrong(format!("no private key: {error}")))?;
+                let chain = chain.map_err(|error| wrong(files::pem_reason(&error)))?;
+                let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+                    wrong(format!("no private key: {}", files::pem_reason(&error)))
+                })?;
                 let config = config.with_client_auth_cert(chain, key);
                 config.map_err(|error| wrong(error.to_string()))?
             }

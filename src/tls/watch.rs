@@ -7,13 +7,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use llamatower_layers::live::Live;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, interval_at};
 
-use super::files::{Contents, TlsError, TlsFiles};
+use super::files::{Contents, TlsError, TlsFile, TlsFiles};
 use super::server::TlsServer;
 use super::status::{LastLoad, TlsStatus};
 
 /// The time between two looks at the files.
 const INTERVAL: Duration = Duration::from_millis(400);
+/// The time between two warnings of a certificate that expires soon or has expired.
+const DAY: Duration = Duration::from_hours(24);
 
 /// The certificate in force. Clones share it.
 #[derive(Clone, Debug)]
@@ -42,7 +45,7 @@ impl Certificates {
 
     /// What is wrong with the certificate at present, although it can be used.
     pub fn warning(&self) -> Option<String> {
-        self.current().validity.warning()
+        self.current().validity.warning(Timestamp::now())
     }
 
     /// What new connections are accepted with.
@@ -73,9 +76,39 @@ impl Certificates {
         if let Err(error) = watched {
             tracing::error!(%error, "changes of the certificate are not noticed: no thread can be started");
         }
-        while let Some(loaded) = changes.recv().await {
-            observe(loaded.is_ok());
-            self.apply(loaded);
+        let mut days = interval_at(Instant::now() + DAY, DAY);
+        loop {
+            tokio::select! {
+                changed = changes.recv() => match changed {
+                    Some(loaded) => {
+                        let loaded = loaded.and_then(|server| self.unexpired(server));
+                        observe(loaded.is_ok());
+                        self.apply(loaded);
+                    }
+                    None => return,
+                },
+                _ = days.tick() => self.warn_of_end(),
+            }
+        }
+    }
+
+    /// An expired certificate does not replace one that is still valid.
+    fn unexpired(&self, server: TlsServer) -> Result<TlsServer, TlsError> {
+        let now = Timestamp::now();
+        match server.validity.end(now) {
+            Some(reason)
+                if server.validity.has_expired(now)
+                    && !self.current().validity.has_expired(now) =>
+            {
+                Err(TlsError::new(TlsFile::Cert, reason))
+            }
+            _ => Ok(server),
+        }
+    }
+
+    fn warn_of_end(&self) {
+        if let Some(warning) = self.current().validity.end(Timestamp::now()) {
+            tracing::warn!("LLAMATOWER_TLS_CERT: {warning}");
         }
     }
 
@@ -88,7 +121,7 @@ impl Certificates {
             Ok(server) => {
                 let expires = Timestamp::from_second(server.validity.not_after);
                 let expires = expires.map(|time| time.to_string()).unwrap_or_default();
-                let warning = server.validity.warning();
+                let warning = server.validity.warning(Timestamp::now());
                 self.current.set(Arc::new(server));
                 tracing::info!(expires, "the files for TLS have changed and are in force");
                 if let Some(warning) = warning {

@@ -168,6 +168,36 @@ async fn files_that_cannot_be_used_leave_the_old_certificate_in_force() {
 }
 
 #[tokio::test]
+async fn an_expired_certificate_replaces_none_that_is_valid() {
+    let folder = Folder::new();
+    let certificates = folder.certificates();
+    let mut changes = watched(&certificates);
+    let edge = Running::start(with(certificates.clone(), loopback()), service_fn(echo)).await;
+    let first = shown(&folder.trusting().handshake(&edge).await.unwrap());
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    let expired = folder.authority.sign(&params);
+    folder.write(&expired);
+    assert_eq!(within_limit(changes.recv()).await, Some(false));
+    let now = shown(&folder.trusting().handshake(&edge).await.unwrap());
+    assert_eq!(now, first);
+    let error = within_limit(async {
+        loop {
+            match certificates.status().last_load.and_then(|load| load.error) {
+                Some(error) => break error,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    let error = error.await;
+    let reason = "LLAMATOWER_TLS_CERT: the certificate has expired (2002-01-01";
+    assert!(error.starts_with(reason), "{error}");
+    let valid = folder.authority.server();
+    folder.write(&valid);
+    until_shown(&folder.trusting(), &edge, &valid).await;
+}
+
+#[tokio::test]
 async fn a_removed_authority_of_clients_is_not_trusted_by_way_of_an_old_session() {
     let (folder, clients) = (Folder::new(), Authority::new("clients"));
     write(&folder.path("ca.crt"), &clients.pem);

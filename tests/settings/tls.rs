@@ -137,6 +137,46 @@ fn what_is_wrong_with_a_file_is_told_with_its_setting() {
 }
 
 #[test]
+fn half_a_file_is_told_in_words() {
+    let one = Pair::new();
+    let (cert, key) = (Pair::text(&one.cert), Pair::text(&one.key));
+    for pair in [
+        Pair::of(&cert[..cert.len() / 2], &key),
+        Pair::of(&cert, &key[..key.len() / 2]),
+    ] {
+        let error = pair.error(&[]);
+        let reason =
+            "not a valid PEM file: a section has no end (-----END ..-----); is the file complete?";
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn a_certificate_that_expires_within_14_days_is_a_warning() {
+    let warnings = |days: f64, lifetime: f64| {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let day = std::time::Duration::from_hours(24);
+        let end = std::time::SystemTime::now() + day.mul_f64(days);
+        params.not_after = end.into();
+        params.not_before = (end - day.mul_f64(lifetime)).into();
+        Pair::with(params).warnings(&[])
+    };
+    for (days, lifetime, shown) in [
+        (13.5, 90.0, "the certificate expires in 13 days ("),
+        (1.5, 90.0, "the certificate expires in 35 hours ("),
+        // It is renewed by a program, every day.
+        (0.3, 1.0, "the certificate expires in 7 hours ("),
+    ] {
+        let warnings = warnings(days, lifetime);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains(shown), "{warnings:?}");
+    }
+    for (days, lifetime) in [(14.5, 90.0), (0.9, 1.0)] {
+        assert_eq!(warnings(days, lifetime), [""; 0], "{days} {lifetime}");
+    }
+}
+
+#[test]
 fn a_certificate_out_of_its_time_or_of_an_authority_is_a_warning() {
     let params = || CertificateParams::new(["localhost".to_owned()]).expect("a name");
     let mut old = params();

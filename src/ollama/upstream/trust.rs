@@ -8,6 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls_platform_verifier::Verifier;
 
+use crate::tls::pem_reason;
+
 /// Additional certificate authorities, beside the system's.
 #[derive(Clone, Default)]
 pub struct Authorities(Vec<CertificateDer<'static>>);
@@ -19,7 +21,7 @@ impl Authorities {
     /// The text is a reason that follows the file's name.
     pub fn from_pem(pem: &[u8]) -> Result<Self, String> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-        let found = found.map_err(|error| format!("is not a PEM file: {error}"))?;
+        let found = found.map_err(|error| format!("is not a PEM file: {}", pem_reason(&error)))?;
         let mut roots = rustls::RootCertStore::empty();
         for certificate in &found {
             let added = roots.add(certificate.clone());
