@@ -170,6 +170,8 @@ pub mod model_alias;
 mod order;
 #[cfg(feature = "outcome")]
 pub mod outcome;
+#[cfg(feature = "endpoint")]
+mod over_tls;
 #[cfg(feature = "panic-guard")]
 pub mod panic_guard;
 pub mod prelude;
@@ -218,3 +220,5 @@ pub use failure::{BoxError, Fail, Failure, Retryable, Side};
 pub use llm_request::{KeepAlive, LlmRequest, ModelName};
 #[cfg(feature = "outcome")]
 pub use outcome::{Ending, Observer, Outcome, OutcomeLayer, Record};
+#[cfg(feature = "endpoint")]
+pub use over_tls::OverTls;

@@ -7,6 +7,7 @@ use http::Extensions;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) client: Option<std::net::IpAddr>,
+    pub(crate) over_tls: bool,
     pub(crate) route: Option<crate::RouteMatch>,
     #[cfg(feature = "outcome")]
     pub(crate) record: Option<crate::Record>,

@@ -17,16 +17,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body::Body;
 use http_body_util::{BodyExt, Collected, Limited};
-use llamatower_layers::BoxError;
 use llamatower_layers::api_key::{Identity, KeySet, Role};
 use llamatower_layers::live::Live;
+use llamatower_layers::{BoxError, OverTls};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::access::{is_local, to_status_page};
 use super::answer::Answer;
 use super::page;
-use crate::edge::OverTls;
 
 /// The name of the cookie.
 const NAME: &str = "llamatower_session";
@@ -181,7 +180,7 @@ pub(super) fn is_form<B>(request: &Request<B>) -> bool {
 /// only gets a cookie that it cannot use.
 pub(super) fn is_secure<B>(request: &Request<B>) -> bool {
     let scheme = request.headers().get("x-forwarded-proto");
-    request.extensions().get::<OverTls>().is_some()
+    OverTls::is_in(request.extensions())
         || scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 

@@ -109,5 +109,4 @@ pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;
 pub use stack::HttpStack;
-pub use tls::OverTls;
 pub use trusted_proxies::{InvalidProxy, TrustedProxies};

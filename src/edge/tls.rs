@@ -10,6 +10,7 @@ use std::task::{Poll, ready};
 use bytes::BytesMut;
 use http::request::Parts;
 use llamatower_edge::ClientSocket;
+use llamatower_layers::OverTls;
 use llamatower_layers::api_key::AuthenticatedAs;
 use tokio::io::AsyncBufRead;
 use tokio::time::{Instant, timeout_at};
@@ -24,10 +25,6 @@ use crate::tls::{HTTP_2, TlsServer};
 /// The first byte of a record with the beginning of a handshake (RFC 8446 5.1).
 const HANDSHAKE: u8 = 22;
 
-/// The request arrived over TLS; an extension of the request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OverTls;
-
 /// What TLS tells about the client of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct TlsClient {
@@ -40,7 +37,7 @@ pub(super) struct TlsClient {
 impl TlsClient {
     /// Tells the stack how the request arrived, and from whom.
     pub(super) fn put_into(&self, request: &mut Parts) {
-        request.extensions.insert(OverTls);
+        OverTls.put_into(&mut request.extensions);
         if let Some(name) = &self.name {
             request.extensions.insert(AuthenticatedAs(name.clone()));
         }

@@ -11,11 +11,8 @@ impl Gateway {
     /// Tells the metrics where to read what they do not count themselves.
     pub(super) fn observe(&self, fleet: &Arc<GatewayFleet>) {
         let metrics = self.telemetry.metrics();
-        let mut addresses = self.public.addresses();
-        if addresses.next().is_some_and(|(_, is_tls)| is_tls) {
-            metrics.set_scheme("https");
-        }
-        metrics.begin(self.endpoints.endpoints());
+        let schemes: Vec<bool> = self.public.addresses().map(|(_, is_tls)| is_tls).collect();
+        metrics.begin(self.endpoints.endpoints(), &schemes);
         metrics.observe(fleet.clone());
         for (audience, edge) in self.edges() {
             metrics.observe_listener(audience, edge.gauges());

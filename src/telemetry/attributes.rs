@@ -49,6 +49,14 @@ pub(super) const METHODS: [&str; 10] = [
     names::METHOD_OTHER,
 ];
 
+/// The scheme of a request that arrived over TLS, or not.
+pub(super) fn scheme(over_tls: bool) -> &'static str {
+    match over_tls {
+        true => "https",
+        false => "http",
+    }
+}
+
 /// The index of a method in [`METHODS`].
 pub(super) fn method_index(method: &Method) -> usize {
     let mut names = METHODS.iter();

@@ -17,7 +17,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundUpDownCounter, Counter, Histogram, Meter, UpDownCounter};
 use tokio::runtime::Handle;
 
-use super::attributes::{METHODS, attribute, method_index};
+use super::attributes::{METHODS, attribute, method_index, scheme};
 use super::config::Semconv;
 use super::fleet_view::{FleetView, View};
 use super::keys::KeyCounters;
@@ -39,9 +39,7 @@ pub struct Metrics {
     active: UpDownCounter<i64>,
     /// By method. Hashing the attributes at both ends of a request costs 2,400 instructions, 4 % of
     /// a small request; with bound instruments both together cost 140.
-    active_of: [OnceLock<BoundUpDownCounter<i64>>; METHODS.len()],
-    /// That of all requests.
-    scheme: Arc<OnceLock<&'static str>>,
+    active_of: [[OnceLock<BoundUpDownCounter<i64>>; METHODS.len()]; 2],
     series: SeriesCache,
     retries: Counter<u64>,
     refusals: Counter<u64>,
@@ -80,7 +78,6 @@ impl Metrics {
         let (cache, budgets) = (Cache::default(), Budgets::default());
         let (state_written, last_reloads) = (StateWritten::default(), LastReloads::default());
         let (certificate_expiry, shared) = (CertificateExpiry::default(), Shared::default());
-        let scheme = Arc::default();
         let runtime = runtime::Runtime::default();
         let dropped_lines = DroppedLines::default();
         observed::observe_listeners(meter, &listeners);
@@ -121,8 +118,7 @@ impl Metrics {
                 "{pull}",
                 "Pulls of declared models that the gateway began by itself",
             ),
-            series: SeriesCache::new(meter, semconv, models.clone(), Arc::clone(&scheme)),
-            scheme,
+            series: SeriesCache::new(meter, semconv, models.clone()),
             models,
             retries: requests(names::RETRIES, "Retried attempts"),
             refusals: requests(names::REFUSALS, "Requests that the gateway refused"),
@@ -168,8 +164,9 @@ impl Metrics {
     }
 
     /// Initialises the counters with known labels to 0. A rate of an absent counter is not a
-    /// number, and an alert on it never fires. `endpoints` are the routes for clients.
-    pub fn begin<'a>(&self, endpoints: impl Iterator<Item = &'a Arc<Endpoint>>) {
+    /// number, and an alert on it never fires. `endpoints` are the routes for clients,
+    /// and `schemes` has for each address for clients whether it speaks TLS.
+    pub fn begin<'a>(&self, endpoints: impl Iterator<Item = &'a Arc<Endpoint>>, schemes: &[bool]) {
         let none = |counter: &Counter<u64>, name: &'static str, values: &[&'static str]| {
             for value in values {
                 counter.add(0, &[KeyValue::new(name, *value)]);
@@ -199,7 +196,11 @@ impl Metrics {
             let route = KeyValue::new(names::HTTP_ROUTE, endpoint.route.clone());
             self.cancelled.add(0, &[route]);
             for method in &*endpoint.methods {
-                self.change_in_flight(method, 0);
+                for over_tls in [false, true] {
+                    if schemes.contains(&over_tls) {
+                        self.change_in_flight(method, over_tls, 0);
+                    }
+                }
             }
         }
     }
@@ -223,12 +224,6 @@ impl Metrics {
     /// There are at most 200 in either case. Only the first call has an effect.
     pub fn observe(&self, fleet: Arc<dyn FleetView>) {
         let _ = self.fleet.set(fleet);
-    }
-
-    /// Names the scheme of requests, `http` by default, before the first one. The counters of one gateway
-    /// have one scheme, that of its first address for clients.
-    pub fn set_scheme(&self, scheme: &'static str) {
-        let _ = self.scheme.set(scheme);
     }
 
     /// Queries the gauges of an edge at each export; `listener` says what it serves.
@@ -372,11 +367,11 @@ impl Metrics {
     }
 
     pub(super) fn started(&self, outcome: &Outcome) {
-        self.change_in_flight(&outcome.method, 1);
+        self.change_in_flight(&outcome.method, outcome.over_tls, 1);
     }
 
     pub(super) fn finished(&self, outcome: &Outcome) {
-        self.change_in_flight(&outcome.method, -1);
+        self.change_in_flight(&outcome.method, outcome.over_tls, -1);
         self.series.record(outcome);
         self.keys.record(outcome);
         self.count(outcome);
@@ -389,14 +384,16 @@ impl Metrics {
         self.refusals.add(1, &[reason]);
     }
 
-    fn change_in_flight(&self, method: &Method, change: i64) {
+    fn change_in_flight(&self, method: &Method, over_tls: bool, change: i64) {
         let index = method_index(method);
         let bind = || {
             let method = KeyValue::new(names::HTTP_REQUEST_METHOD, METHODS[index]);
-            let scheme = KeyValue::new(names::URL_SCHEME, *self.scheme.get_or_init(|| "http"));
+            let scheme = KeyValue::new(names::URL_SCHEME, scheme(over_tls));
             self.active.bind(&[method, scheme])
         };
-        self.active_of[index].get_or_init(bind).add(change);
+        self.active_of[usize::from(over_tls)][index]
+            .get_or_init(bind)
+            .add(change);
     }
 
     fn labels_of_load(&self, backend: &Arc<str>, model: &ModelName) -> [KeyValue; 2] {

@@ -3,7 +3,7 @@
 //! instrument, creating and hashing the attributes for each record costs eight times as much.
 
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::HashMap;
 use http::StatusCode;
@@ -11,7 +11,7 @@ use llamatower_layers::{Operation, Outcome};
 use opentelemetry::StringValue;
 use opentelemetry::metrics::{Histogram, Meter};
 
-use super::attributes::{Provider, attribute, error_type, method_name};
+use super::attributes::{Provider, attribute, error_type, method_name, scheme};
 use super::config::Semconv;
 use super::gen_ai::{self, GenAi, Labels, seconds};
 use super::lazily::Lazily;
@@ -27,13 +27,13 @@ pub(super) struct SeriesCache {
     pub(super) gen_ai: gen_ai::Instruments,
     models: Arc<ModelNames>,
     known: RwLock<HashMap<Kind, Arc<Series>>>,
-    scheme: Arc<OnceLock<&'static str>>,
 }
 
 /// The attributes by which requests share a series.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Kind {
     method: &'static str,
+    over_tls: bool,
     route: Option<Arc<str>>,
     status: Option<StatusCode>,
     error: Option<StringValue>,
@@ -49,14 +49,8 @@ struct Series {
 }
 
 impl SeriesCache {
-    pub(super) fn new(
-        meter: &Meter,
-        semconv: Semconv,
-        models: Arc<ModelNames>,
-        scheme: Arc<OnceLock<&'static str>>,
-    ) -> Self {
+    pub(super) fn new(meter: &Meter, semconv: Semconv, models: Arc<ModelNames>) -> Self {
         Self {
-            scheme,
             http_duration: seconds(
                 meter,
                 names::HTTP_SERVER_REQUEST_DURATION,
@@ -74,6 +68,7 @@ impl SeriesCache {
     pub(super) fn begin(&self) {
         let chat = self.series(Kind {
             method: "POST",
+            over_tls: false,
             route: None,
             status: None,
             error: None,
@@ -94,6 +89,7 @@ impl SeriesCache {
         let was_served = outcome.status == Some(StatusCode::OK) && outcome.backend.is_some();
         let series = self.series(Kind {
             method: method_name(&outcome.method),
+            over_tls: outcome.over_tls,
             route: outcome.route().cloned(),
             status: outcome.status,
             error: error_type(outcome),
@@ -131,7 +127,7 @@ impl SeriesCache {
         let status = kind.status.map(|status| i64::from(status.as_u16()));
         let http = [
             attribute(names::HTTP_REQUEST_METHOD, Some(kind.method)),
-            attribute(names::URL_SCHEME, Some(*self.scheme.get_or_init(|| "http"))),
+            attribute(names::URL_SCHEME, Some(scheme(kind.over_tls))),
             attribute(names::HTTP_ROUTE, kind.route.clone()),
             attribute(names::HTTP_RESPONSE_STATUS_CODE, status),
             attribute(names::ERROR_TYPE, kind.error.clone()),

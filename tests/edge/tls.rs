@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use llamatower::edge::{EdgeConfig, ListenAddr, OverTls, RequestBody};
+use llamatower::edge::{EdgeConfig, ListenAddr, RequestBody};
 use llamatower::tls::{Certificates, ClientCertificates, ClientNames, TlsFiles};
+use llamatower_layers::OverTls;
 use llamatower_layers::api_key::AuthenticatedAs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::service_fn;
@@ -33,7 +34,7 @@ async fn streaming(config: EdgeConfig) -> (Running, Feed) {
 async fn who(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let name = request.extensions().get::<AuthenticatedAs>();
     let name = name.map_or("nobody", |AuthenticatedAs(name)| name);
-    let is_tls = request.extensions().get::<OverTls>().is_some();
+    let is_tls = OverTls::is_in(request.extensions());
     Ok(Response::new(Full::from(format!("{name} {is_tls}"))))
 }
 

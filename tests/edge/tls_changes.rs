@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use llamatower::edge::{OverTls, RequestBody};
+use llamatower::edge::RequestBody;
 use llamatower::tls::{Certificates, ClientCertificates, TlsFiles};
+use llamatower_layers::OverTls;
 use llamatower_layers::api_key::AuthenticatedAs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::service_fn;
@@ -25,7 +26,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 async fn who(request: Request<RequestBody>) -> Result<Response<Full<Bytes>>, Infallible> {
     let name = request.extensions().get::<AuthenticatedAs>();
     let name = name.map_or("nobody", |AuthenticatedAs(name)| name);
-    let is_tls = request.extensions().get::<OverTls>().is_some();
+    let is_tls = OverTls::is_in(request.extensions());
     Ok(Response::new(Full::from(format!("{name} {is_tls}"))))
 }
 

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use serde_json::Value;
 
-use crate::harness::{Gateway, chat, long_stream, run, send, tiny, until, within_limit};
+use crate::harness::{Gateway, chat, free_port, long_stream, run, send, tiny, until, within_limit};
 
 /// A directory with the files of TLS, signed by its authority.
 struct Files {
@@ -266,6 +266,56 @@ async fn status_and_metrics_tell_the_certificate_and_its_changes() {
         gateway.sample(name, &["\"clients\""]).await == Some(1.0)
     })
     .await;
+}
+
+#[tokio::test]
+async fn metrics_have_the_scheme_of_each_request() {
+    let (sim, files) = (tiny().await, Files::new());
+    let (cert, key) = (files.path("tls.crt"), files.path("tls.key"));
+    let tls = format!("127.0.0.1:{}", free_port());
+    let listen = format!("{tls},127.0.0.1:0");
+    let settings = [
+        ("LLAMATOWER_LISTEN", &*listen),
+        ("LLAMATOWER_TLS_LISTENERS", &tls),
+        ("LLAMATOWER_TLS_CERT", &cert),
+        ("LLAMATOWER_TLS_KEY", &key),
+        ("LLAMATOWER_ALLOWED_HOSTS", "gateway.example"),
+    ];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let is_plain = |line: &Value| {
+        line["message"] == "listening" && line["for"] == "clients" && line["tls"].is_null()
+    };
+    let line = gateway.logged("the address without TLS", is_plain).await;
+    let plain = format!("http://{}", line["address"].as_str().unwrap());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let of = async |scheme: &str, route: &str| {
+        let name = "http_server_request_duration_seconds_count";
+        let labels = [
+            &*format!("url_scheme=\"{scheme}\""),
+            &*format!("http_route=\"{route}\""),
+        ];
+        gateway.sample(name, &labels).await
+    };
+    assert_eq!(
+        send(client.get(format!("{plain}/api/tags"))).await.status,
+        200
+    );
+    gateway.access_line("/api/tags").await;
+    assert_eq!(of("http", "/api/tags").await, Some(1.0));
+    assert_eq!(of("https", "/api/tags").await, None);
+    let (client, url) = at(&gateway, files.client(None));
+    assert_eq!(
+        send(client.get(format!("{url}/api/version"))).await.status,
+        200
+    );
+    gateway.access_line("/api/version").await;
+    assert_eq!(of("https", "/api/version").await, Some(1.0));
+    assert_eq!(of("http", "/api/version").await, None);
+    for scheme in ["url_scheme=\"http\"", "url_scheme=\"https\""] {
+        let labels = [scheme, "http_request_method=\"GET\""];
+        let active = gateway.sample("http_server_active_requests", &labels);
+        assert_eq!(active.await, Some(0.0), "{scheme}");
+    }
 }
 
 #[tokio::test]

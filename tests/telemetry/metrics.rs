@@ -399,7 +399,10 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
 fn counters_are_0_before_anything_has_happened() {
     let gateway = Gateway::silent();
     let table = EndpointTable::ollama();
-    gateway.telemetry.metrics().begin(table.endpoints());
+    gateway
+        .telemetry
+        .metrics()
+        .begin(table.endpoints(), &[false]);
     let page = gateway.telemetry.metrics_page();
     for (name, label) in [
         ("llamatower_retries_total", "reason=\"connect_failed\""),

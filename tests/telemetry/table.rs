@@ -78,7 +78,10 @@ pub(crate) fn served(outcome: &mut Outcome) {
 /// Something of everything that is measured.
 async fn make_everything_happen(gateway: &Gateway) {
     let metrics = gateway.telemetry.metrics();
-    metrics.begin(llamatower_layers::EndpointTable::ollama().endpoints());
+    metrics.begin(
+        llamatower_layers::EndpointTable::ollama().endpoints(),
+        &[false],
+    );
     metrics.begin_aliases([Arc::from("fast")].iter());
     metrics.observe(Arc::new(TwoBackends::default()));
     metrics.observe_listener("clients", Arc::default());

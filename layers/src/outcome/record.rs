@@ -75,6 +75,8 @@ pub struct Outcome {
     pub max_tokens: Option<u64>,
     /// The address of the client, if the server has recorded it.
     pub client_address: Option<ClientAddress>,
+    /// Whether the request arrived over TLS, as the server has recorded it.
+    pub over_tls: bool,
     /// The name of the client's API key.
     pub identity: Option<Arc<str>>,
     /// The backend that gave the response.
@@ -135,6 +137,7 @@ impl Outcome {
             route_match: shared.and_then(|shared| shared.route.clone()),
             request_id: request.headers().get(X_REQUEST_ID).cloned(),
             client_address: shared.and_then(|shared| shared.client.map(ClientAddress)),
+            over_tls: shared.is_some_and(|shared| shared.over_tls),
             ..Self::new(now, request.method().clone(), request.uri().clone())
         }
     }
@@ -147,6 +150,7 @@ impl Outcome {
             route_match: None,
             request_id: None,
             client_address: None,
+            over_tls: false,
             model: None,
             served_model: None,
             stream: false,

@@ -3,18 +3,17 @@
 use std::task::{Context, Poll};
 
 use http::{HeaderMap, Request, Version, header};
-use llamatower_layers::{ClientAddress, Outcome, Record, RouteMatch};
+use llamatower_layers::{ClientAddress, Outcome, OverTls, Record, RouteMatch};
 use opentelemetry::Context as TraceContext;
 use opentelemetry::trace::{Span as _, TraceContextExt};
 use tower::layer::layer_fn;
 use tower::{Layer, Service};
 use tracing::instrument::{Instrument, Instrumented};
 
-use super::super::attributes::{bounded, error_type, method_name};
+use super::super::attributes::{bounded, error_type, method_name, scheme};
 use super::super::names;
 use super::super::tracer::Tracer;
 use super::Attributes;
-use crate::edge::OverTls;
 
 /// A layer that opens the SERVER span of each request and keeps it in the request's [`Record`], so
 /// that both end together. Without a record the span would end at the head of the response, so the
@@ -111,11 +110,8 @@ fn describe<B>(request: &Request<B>) -> Attributes {
     let mut span = Attributes::default();
     span.add(names::HTTP_REQUEST_METHOD, method_name(request.method()));
     span.add(names::URL_PATH, bounded(request.uri().path()).to_owned());
-    let scheme = match request.extensions().get::<OverTls>() {
-        Some(OverTls) => "https",
-        None => "http",
-    };
-    span.add(names::URL_SCHEME, scheme);
+    let over_tls = OverTls::is_in(request.extensions());
+    span.add(names::URL_SCHEME, scheme(over_tls));
     let client = ClientAddress::of(request.extensions());
     let client = client.map(|client| client.0.to_string());
     span.add_some(names::CLIENT_ADDRESS, client);
