@@ -12,7 +12,7 @@ use super::base_path::BasePath;
 use super::gauges::Gauges;
 use super::host::Hosts;
 use super::origin::Origins;
-use super::refusal::RefusalObserver;
+use super::refusal::{Audience, RefusalObserver};
 use super::trusted_proxies::TrustedProxies;
 use crate::tls::Certificates;
 
@@ -52,6 +52,8 @@ pub struct EdgeConfig {
     pub base_path: Option<BasePath>,
     /// The web pages that may call, by their `Origin`.
     pub origins: Origins,
+    /// Whom it serves, for the texts of its refusals.
+    pub audience: Audience,
     /// Additional names that a `Host` header may have on a loopback listener.
     pub hosts: Live<Hosts>,
     /// The service trusts requests from this machine, so that the rule for `Host` applies to them on
@@ -103,6 +105,7 @@ impl Default for EdgeConfig {
             max_connections: 4096,
             base_path: None,
             origins: Origins::default(),
+            audience: Audience::default(),
             hosts: Live::default(),
             trusts_local_peers: false,
             trusted_proxies: TrustedProxies::default(),

@@ -104,7 +104,7 @@ pub use gauges::Gauges;
 pub(crate) use host::machine_name;
 pub use host::{Hosts, InvalidHost};
 pub use origin::{InvalidOrigin, Origins};
-pub use refusal::{RefusalObserver, Refused};
+pub use refusal::{Audience, RefusalObserver, Refused};
 pub use request_body::{RequestBody, RequestBodyError};
 pub use server::{Drained, Edge};
 pub use shutdown::Shutdown;

@@ -57,18 +57,58 @@ pub(super) struct Denial {
     pub(super) closes: bool,
 }
 
+/// Whom an edge serves, which decides what the texts of its refusals advise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// The clients of a gateway.
+    #[default]
+    Clients,
+    /// Its operators and the scrapers of its metrics.
+    Operators,
+    /// The programs of this machine, by `llamatower connect`.
+    Programs,
+}
+
 impl Denial {
-    pub(super) const FOREIGN_ORIGIN: Self = Self::new(
-        StatusCode::FORBIDDEN,
-        "foreign_origin",
-        "web pages of this origin may not call this server; to allow it, add it to OLLAMA_ORIGINS",
-    );
-    pub(super) const FOREIGN_HOST: Self = Self::new(
-        StatusCode::FORBIDDEN,
-        "foreign_host",
-        "this server listens on loopback and is not called by the name in the Host header; \
-         LLAMATOWER_ALLOWED_HOSTS allows more names, and with LLAMATOWER_API_KEYS any name is allowed",
-    );
+    /// The reason of [`foreign_origin`](Self::foreign_origin).
+    pub(super) const FOREIGN_ORIGIN: &'static str = "foreign_origin";
+
+    pub(super) fn foreign_origin(audience: Audience) -> Self {
+        let text = match audience {
+            Audience::Clients => {
+                "web pages of this origin may not call this server; to allow it, add it to OLLAMA_ORIGINS"
+            }
+            Audience::Operators => {
+                "web pages of other origins may not call the admin and metrics listeners, and no \
+                 setting allows it"
+            }
+            Audience::Programs => {
+                "web pages of this origin may not call this server; to allow it, give it to \
+                 llamatower connect with --origin"
+            }
+        };
+        Self::new(StatusCode::FORBIDDEN, Self::FOREIGN_ORIGIN, text)
+    }
+
+    pub(super) fn foreign_host(audience: Audience) -> Self {
+        let text = match audience {
+            Audience::Clients => {
+                "this server listens on loopback and is not called by the name in the Host header; \
+                 LLAMATOWER_ALLOWED_HOSTS allows more names, and with LLAMATOWER_API_KEYS any name is \
+                 allowed"
+            }
+            Audience::Operators => {
+                "the admin and metrics listeners are not called by the name in the Host header from \
+                 this machine; LLAMATOWER_ALLOWED_HOSTS allows more names, each by itself"
+            }
+            Audience::Programs => {
+                "this server is not called by the name in the Host header; call it by localhost or \
+                 127.0.0.1"
+            }
+        };
+        Self::new(StatusCode::FORBIDDEN, "foreign_host", text)
+    }
+
     pub(super) const WRONG_METHOD: Self = Self {
         status: StatusCode::METHOD_NOT_ALLOWED,
         reason: "wrong_method",

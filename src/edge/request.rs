@@ -23,7 +23,7 @@ use super::gauges::Gauges;
 use super::host::{Hosts, machine_name};
 use super::origin::{self, OriginCheck, Origins};
 use super::redirect::{self, Redirect};
-use super::refusal::{Denial, Refusal, RefusalObserver, Refused};
+use super::refusal::{Audience, Denial, Refusal, RefusalObserver, Refused};
 use super::tls::TlsClient;
 use super::trusted_proxies::TrustedProxies;
 
@@ -39,6 +39,7 @@ pub(super) struct Rules {
     origins: Origins,
     hosts: Live<Hosts>,
     machine: Option<String>,
+    audience: Audience,
     proxies: TrustedProxies,
     endpoints: Option<Arc<EndpointTable>>,
     observer: Option<Arc<dyn RefusalObserver>>,
@@ -73,6 +74,7 @@ impl Rules {
             origins: config.origins.clone(),
             hosts: config.hosts.clone(),
             machine: machine_name(),
+            audience: config.audience,
             proxies: config.trusted_proxies.clone(),
             endpoints: config.endpoints.clone(),
             observer: config.observer.clone(),
@@ -139,7 +141,7 @@ impl Rules {
             .origins
             .check(&request.headers, authority.as_ref().map(Authority::as_str));
         let admitted = match judgement {
-            OriginCheck::Foreign => return Err(Denial::FOREIGN_ORIGIN),
+            OriginCheck::Foreign => return Err(Denial::foreign_origin(self.audience)),
             OriginCheck::Allowed(origin) if request.method == Method::OPTIONS => {
                 let mut answer = empty(StatusCode::NO_CONTENT);
                 origin::allow_preflight(answer.headers_mut(), origin);
@@ -151,7 +153,7 @@ impl Rules {
         };
         let host = authority.as_ref().map_or("", Authority::as_str);
         if connection.on_loopback && !self.hosts.get().allow(host, self.machine.as_deref()) {
-            return Err(Denial::FOREIGN_HOST);
+            return Err(Denial::foreign_host(self.audience));
         }
         if let Some(redirect) = self.redirect(&request.method, &request.uri) {
             let mut answer = redirection(&request.method, &redirect);
@@ -221,7 +223,7 @@ impl Rules {
         if let Some(origin) = denial.admitted {
             origin::allow_read(headers, origin);
         }
-        if denial.reason == Denial::FOREIGN_ORIGIN.reason {
+        if denial.reason == Denial::FOREIGN_ORIGIN {
             self.add_allow(&mut answer, request, path);
         }
         match denial.closes {

@@ -7,7 +7,7 @@ use llamatower_layers::EndpointTable;
 use llamatower_layers::breaker::BreakerPolicy;
 
 use super::StartError;
-use crate::edge::{BindError, Edge, EdgeConfig, EdgeTls};
+use crate::edge::{Audience, BindError, Edge, EdgeConfig, EdgeTls};
 use crate::live::LiveSettings;
 use crate::ollama::fleet::{Dns, FleetConfig, ProbeClocks, QueueRules};
 use crate::ollama::upstream::Access;
@@ -98,6 +98,7 @@ pub(super) fn public_edge(
         base_path: listen.base_path.clone(),
         origins: listen.origins.clone(),
         hosts: live.hosts.clone(),
+        audience: Audience::Clients,
         trusts_local_peers: false,
         trusted_proxies: listen.trusted_proxies.clone(),
         requires_proxy_protocol: listen.proxy_protocol,

@@ -24,7 +24,7 @@ use crate::activity::Activity;
 use crate::admin::{self, Sources};
 use crate::cloud::Cloud;
 use crate::edge::{
-    BindError, Drained, Edge, EdgeConfig, ListenAddr, Origins, RequestBody, Shutdown,
+    Audience, BindError, Drained, Edge, EdgeConfig, ListenAddr, Origins, RequestBody, Shutdown,
 };
 use crate::live::LiveSettings;
 use crate::model_sync::{ModelSync, SyncStatus};
@@ -96,6 +96,7 @@ impl Gateway {
             hosts: settings.listen.allowed_hosts.clone().without_any().into(),
             // Pages that may use the models must not change servers.
             origins: Origins::none(),
+            audience: Audience::Operators,
             endpoints: None,
             listen: settings.listen.admin.clone(),
             drain_delay: Duration::ZERO,

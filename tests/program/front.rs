@@ -43,6 +43,28 @@ async fn a_foreign_host_is_refused_on_loopback_with_an_error_a_log_line_and_a_co
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_admin_listener_advises_nothing_that_cannot_work() {
+    let sim = tiny().await;
+    let gateway = Gateway::start(&[&sim], &[("OLLAMA_ORIGINS", "https://evil.example")]).await;
+    let foreign = gateway.admin_page_under("llm.example", "/status").await;
+    assert_eq!(foreign.status, 403, "{}", foreign.text);
+    assert!(
+        foreign.text.contains("LLAMATOWER_ALLOWED_HOSTS"),
+        "{}",
+        foreign.text
+    );
+    assert!(
+        !foreign.text.contains("LLAMATOWER_API_KEYS"),
+        "{}",
+        foreign.text
+    );
+    let page = reqwest::Client::new().get(format!("{}/status", gateway.admin_url()));
+    let page = send(page.header("origin", "https://evil.example")).await;
+    assert_eq!(page.status, 403, "{}", page.text);
+    assert!(page.text.contains("no setting allows it"), "{}", page.text);
+}
+
+#[tokio::test]
 async fn with_required_keys_any_host_is_accepted_except_on_the_admin_listener() {
     let sim = tiny().await;
     let (key, line) = generate_key("ada").unwrap();

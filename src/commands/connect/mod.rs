@@ -19,7 +19,7 @@ use llamatower_layers::live::Live;
 
 use crate::commands::arguments::Exit;
 use crate::commands::manage::{one_key, read_key};
-use crate::edge::{BindError, Edge, EdgeConfig, Hosts, ListenAddr, Origins, Shutdown};
+use crate::edge::{Audience, BindError, Edge, EdgeConfig, Hosts, ListenAddr, Origins, Shutdown};
 use crate::ollama::upstream::{Address, Authorization};
 use crate::settings::{CLIENT_KEY, Environment};
 use gateway::{Gateway, NotReady};
@@ -112,6 +112,7 @@ fn edge_config(arguments: &ConnectArguments) -> Result<EdgeConfig, String> {
         origins: origins.map_err(|error| format!("--origin: {error}"))?,
         // A page whose name was made to resolve to this machine is refused.
         hosts: Live::new(Hosts::default()),
+        audience: Audience::Programs,
         trusts_local_peers: true,
         body_timeout: None,
         drain_timeout: DRAIN,
