@@ -206,9 +206,12 @@ impl Settings {
         let mut settings = Self::read(&mut reader);
         if let Some(settings) = &mut settings {
             keys_file::merge(settings, &mut reader);
-            settings.backends.check(&mut reader);
-            consistency::check(settings, &mut reader);
-            tls::check(settings, &mut reader);
+            // What is missing may be in a file with a mistake.
+            if !reader.texts.lacks_file() {
+                settings.backends.check(&mut reader);
+                consistency::check(settings, &mut reader);
+                tls::check(settings, &mut reader);
+            }
         }
         let look_up = |name: &str| environment.get(name).map(str::to_owned);
         let (errors, telemetry_warnings) = check_environment(&look_up);

@@ -68,6 +68,12 @@ impl Reader {
         self.failed.insert(key);
     }
 
+    /// What these settings give is not known, for a reason that is reported elsewhere, so that they are
+    /// not compared with others.
+    pub(super) fn lacks(&mut self, keys: &[&'static str]) {
+        self.failed.extend(keys);
+    }
+
     /// Reports a contradiction between settings that are each valid.
     pub(super) fn report(&mut self, severity: Severity, key: &'static str, reason: &str) {
         let problem = Problem::new(self.subject(key), reason);

@@ -26,6 +26,8 @@ pub(super) struct Texts {
     texts: BTreeMap<&'static str, Text>,
     /// Settings whose values cannot be read.
     unreadable: BTreeSet<&'static str>,
+    /// There is a file, but nothing of it is known.
+    lacks_file: bool,
     /// Keys of the file that are not settings.
     unknown_keys: Vec<Problem>,
     /// The table `[models]` of the file.
@@ -116,6 +118,11 @@ impl Texts {
         }
         gathered.take_state_directory(settings, environment);
         gathered
+    }
+
+    /// Whether the file could not be read, so that a setting that seems to be missing may be in it.
+    pub(super) fn lacks_file(&self) -> bool {
+        self.lacks_file
     }
 
     /// The directory that systemd has made for the service (`StateDirectory=`) is the default. If there
@@ -221,6 +228,7 @@ impl Texts {
         let path = file.display();
         let table = read_table(file, &mut self.files).unwrap_or_else(|reason| {
             problems.push(Problem::new(&path, reason));
+            self.lacks_file = true;
             Table::new()
         });
         let mut table = table;

@@ -148,6 +148,9 @@ pub struct Listening {
 
 /// Reports what is wrong with TLS, also in the files.
 pub(super) fn check(settings: &Settings, reader: &mut Reader) {
+    if !reader.is_valid("tls.cert") || !reader.is_valid("tls.key") {
+        return;
+    }
     let tls = &settings.tls;
     match (&tls.cert, &tls.key) {
         (Some(_), None) => {

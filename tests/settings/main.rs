@@ -276,6 +276,59 @@ fn all_errors_are_reported_at_once() {
 }
 
 #[test]
+fn a_mistake_in_a_file_does_not_make_settings_seem_to_be_missing() {
+    let pair = tls::Pair::new();
+    let text = format!("[tls]\ncert = {:?}\nkey = {:?}\n", pair.cert, pair.key);
+    let environment = [
+        ("LLAMATOWER_TLS_LISTENERS", "public"),
+        ("LLAMATOWER_TLS_CLIENT_CERTS", "required"),
+        ("LLAMATOWER_TLS_CLIENT_CA", &pair.cert),
+    ];
+    load_file(&text, &environment).expect("valid");
+    let error = load_file(&format!("{text}oops\n"), &environment).expect_err("no TOML");
+    assert_eq!(error.problems().len(), 1, "{error}");
+
+    let (mut file, required) = (
+        tempfile::NamedTempFile::new().expect("a temporary file"),
+        ("LLAMATOWER_REQUIRE_KEYS", "true"),
+    );
+    let path = file.path().to_str().expect("a plain path").to_owned();
+    let settings = [("LLAMATOWER_KEYS_FILE", &*path), required];
+    let digest = DIGEST.strip_prefix("ada=").expect("a name");
+    writeln!(file, "[keys.ada]\ndigest = {digest:?}").expect("it can be written");
+    load(&settings).expect("valid");
+    for wrong in ["oops", "expires = \"soon\""] {
+        let (mut file, text) = (
+            tempfile::NamedTempFile::new().expect("a temporary file"),
+            format!("[keys.ada]\ndigest = {digest:?}\n{wrong}\n"),
+        );
+        file.write_all(text.as_bytes()).expect("it can be written");
+        let path = file.path().to_str().expect("a plain path");
+        let error = load(&[("LLAMATOWER_KEYS_FILE", path), required]).expect_err("wrong");
+        assert_eq!(error.problems().len(), 1, "{error}");
+    }
+}
+
+#[test]
+fn the_unit_of_a_rate_is_named() {
+    for (setting, value, reason) in [
+        (
+            "LLAMATOWER_RATE_LIMIT",
+            "10/minute",
+            "what follows the / must be s, m or h",
+        ),
+        (
+            "LLAMATOWER_KEY_TOKEN_LIMIT",
+            "10/m",
+            "what follows the / must be minute, day or month",
+        ),
+    ] {
+        let error = load(&[(setting, value)]).expect_err("wrong").to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn a_secret_can_be_a_file_and_is_never_shown() {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     writeln!(file, "hunter2").expect("it can be written");

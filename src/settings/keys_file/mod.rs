@@ -174,6 +174,10 @@ pub(super) fn merge(settings: &mut Settings, reader: &mut Reader) {
     let found = read::read(&text, &path, &settings.limits.time_zone);
     let place = Place { path, text: &text };
     let mut problems = found.problems;
+    if !problems.is_empty() {
+        // A key that seems to be missing may be in the file.
+        reader.lacks(&["keys.api", "keys.admin", SETTING]);
+    }
     problems.extend(conflicts(settings, &found.file, &place, reader));
     if problems.is_empty() {
         warn_of_expiry(&found.file, &place, reader);

@@ -17,7 +17,8 @@ pub(in crate::settings) fn rate(text: &str) -> Parsed<Quota> {
     let (requests, per) = text
         .split_once('/')
         .ok_or("it must end with /s, /m or /h")?;
-    let per = one_of(&[("s", 1), ("m", 60), ("h", 3600)])(per.trim())?;
+    let per = one_of(&[("s", 1), ("m", 60), ("h", 3600)])(per.trim());
+    let per = per.map_err(|_| "what follows the / must be s, m or h")?;
     let quota = Quota::new(count(requests)?, Duration::from_secs(per));
     quota.map_err(|error| error.to_string())
 }
@@ -40,7 +41,8 @@ pub(in crate::settings) fn token_budget(text: &str) -> Parsed<Budget> {
     ];
     Ok(Budget::new(
         count(tokens)?,
-        one_of(&windows)(window.trim())?,
+        one_of(&windows)(window.trim())
+            .map_err(|_| "what follows the / must be minute, day or month")?,
     ))
 }
 
