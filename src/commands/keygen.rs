@@ -10,7 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use llamatower_layers::api_key::{KeyDigest, NoKey, generate_key};
-use toml_edit::{Array, DocumentMut, Formatted, Item, TableLike, Value};
+use toml_edit::{Array, Datetime, DocumentMut, Formatted, Item, TableLike, Value};
 
 use crate::settings::expiry_or_duration;
 
@@ -32,8 +32,8 @@ pub struct KeygenArguments {
     /// accepted.
     #[arg(long, requires = "file")]
     pub rotate: bool,
-    /// When the key expires: a date like 2027-01-31 (its midnight in UTC), a time like
-    /// 2027-01-31T18:00:00Z, or a duration from now like 90d.
+    /// When the key expires: a date like 2027-01-31 (its midnight in LLAMATOWER_TIME_ZONE of the
+    /// gateway), a time like 2027-01-31T18:00:00Z, or a duration from now like 90d.
     #[arg(long, value_name = "TIME", requires = "file")]
     pub expires: Option<String>,
 }
@@ -95,17 +95,27 @@ fn text(arguments: &KeygenArguments, key: &str, line: &str) -> String {
     format!("key for the client:\n  {key}\nline for {variable} or its file:\n  {line}\n")
 }
 
-fn expires(text: Option<&str>) -> Result<Option<Timestamp>, KeygenError> {
-    let Some(text) = text else {
+/// The expiry as it is written into the file.
+fn expires(text: Option<&str>) -> Result<Option<Datetime>, KeygenError> {
+    let Some(text) = text.map(str::trim) else {
         return Ok(None);
     };
     let now = Timestamp::now();
     let time = expiry_or_duration(text, &TimeZone::UTC, now).map_err(KeygenError::Expiry)?;
-    match time > now {
-        // A fraction of a second would only be noise in the file.
-        true => Ok(Timestamp::from_second(time.as_second()).ok()),
-        false => Err(KeygenError::Expiry(format!("{text} has passed"))),
+    if time <= now {
+        return Err(KeygenError::Expiry(format!("{text} has passed")));
     }
+    // A date or a time without an offset stays what it is: the gateway knows its time zone.
+    let written = match text.parse::<Datetime>() {
+        Ok(written) if written.date.is_some() => Ok(written),
+        // A fraction of a second would only be noise in the file.
+        _ => Timestamp::from_second(time.as_second())
+            .unwrap_or(time)
+            .to_string()
+            .parse(),
+    };
+    let written = written.map_err(|error| KeygenError::Expiry(error.to_string()))?;
+    Ok(Some(written))
 }
 
 /// The content of a keys file with one more key. Comments and the order of entries stay.
@@ -113,7 +123,7 @@ fn with_key(
     old: &str,
     arguments: &KeygenArguments,
     digest: &KeyDigest,
-    expires: Option<Timestamp>,
+    expires: Option<Datetime>,
 ) -> Result<String, String> {
     let document = old.parse::<DocumentMut>();
     let mut document = document.map_err(|error| {
@@ -145,7 +155,7 @@ fn appended(
     old: &str,
     arguments: &KeygenArguments,
     digest: &KeyDigest,
-    expires: Option<Timestamp>,
+    expires: Option<Datetime>,
 ) -> String {
     let mut text = old.to_owned();
     if !text.is_empty() {
@@ -167,7 +177,7 @@ fn appended(
 fn rotate(
     entry: &mut dyn TableLike,
     digest: &KeyDigest,
-    expires: Option<Timestamp>,
+    expires: Option<Datetime>,
 ) -> Result<(), String> {
     let digests = entry.get_mut("digest").and_then(Item::as_value_mut);
     match digests.ok_or("its entry has no digest")? {
@@ -181,11 +191,9 @@ fn rotate(
         }
     }
     if let Some(expires) = expires {
-        let time = expires.to_string().parse();
-        let time = time.map_err(|_| "the time cannot be written")?;
         entry.insert(
             "expires",
-            Item::Value(Value::Datetime(Formatted::new(time))),
+            Item::Value(Value::Datetime(Formatted::new(expires))),
         );
     }
     Ok(())

@@ -243,6 +243,20 @@ async fn the_last_key_is_revoked_by_its_expiry_and_never_opens_the_gateway() {
 }
 
 #[tokio::test]
+async fn a_date_of_keygen_is_the_midnight_of_the_time_zone_of_the_gateway() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.toml");
+    for (name, expires) in [("ada", "2090-01-31"), ("ben", "2090-01-31T18:00:00Z")] {
+        let made = keygen(&file, &[name, "--expires", expires]).await;
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    for expires in ["2090-01-31", "2090-01-31T18:00:00Z"] {
+        assert!(text.contains(&format!("expires = {expires}\n")), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn errors_name_the_file_the_line_the_key_and_the_field() {
     let digest = KeyDigest::of("ada-key");
     let one = format!("[keys.ada]\ndigest = \"{digest}\"\n");
@@ -418,7 +432,7 @@ async fn keygen_writes_rotates_and_keeps_comments() {
     let second = keygen(&file, &["ada", "--rotate", "--expires", "2090-01-31"]).await;
     assert_eq!(second.code, Some(0), "{}", second.stderr);
     let rotated = std::fs::read_to_string(&file).unwrap();
-    for part in ["# our keys\n", "# of Ada\n", "2090-01-31T00:00:00Z"] {
+    for part in ["# our keys\n", "# of Ada\n", "expires = 2090-01-31\n"] {
         assert!(rotated.contains(part), "{rotated}");
     }
     let settings = [("LLAMATOWER_KEYS_FILE", file.to_str().unwrap())];
