@@ -141,7 +141,7 @@ async fn begin_tls<S: Clone>(
         stream,
         client,
         is_http2,
-    } = tls::handshake(socket, server, offer, deadline, graceful, gauges).await?;
+    } = tls::handshake(socket, server, offer, deadline, graceful, (peer, gauges)).await?;
     let service = services.make(peer, on_loopback, Some(Arc::new(client)), state);
     Some((Transport::Tls(stream), service, is_http2))
 }

@@ -1,10 +1,12 @@
 //! Counters and gauges of an edge, for metrics and the drain.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
+use super::address::PeerAddr;
 use super::seldom::Seldom;
 
 /// Counters and gauges of an edge, for metrics and the drain.
@@ -20,6 +22,7 @@ pub struct Gauges {
     pub(super) failed_handshakes: AtomicU64,
     connections_of_cancels: AtomicU64,
     logged_cancels: Seldom,
+    logged_certificates: Seldom,
 }
 
 impl Gauges {
@@ -74,6 +77,40 @@ impl Gauges {
             );
         }
     }
+}
+
+impl Gauges {
+    /// A TLS handshake has failed.
+    pub(super) fn failed_handshake(&self, peer: PeerAddr, error: &io::Error) {
+        self.failed_handshakes.fetch_add(1, Relaxed);
+        let client = peer
+            .ip()
+            .map_or_else(|| "unix".to_owned(), |ip| ip.to_string());
+        match refused_certificate(error) {
+            Some(hint) if self.logged_certificates.is_due() => tracing::info!(
+                client,
+                "a client's certificate was refused in the TLS handshake: {error}{hint}"
+            ),
+            _ => tracing::debug!(client, %error, "a TLS handshake has failed"),
+        }
+    }
+}
+
+/// If the handshake failed because of the client's certificate, what to do about it.
+fn refused_certificate(error: &io::Error) -> Option<&'static str> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::InvalidCertificate(reason) = error else {
+        return None;
+    };
+    Some(
+        match format!("{reason:?}").contains("UnsupportedCertVersion") {
+            true => {
+                "; certificates need version 3 of X.509, and OpenSSL makes version 1 without extensions \
+             (-extfile or -copy_extensions)"
+            }
+            false => "",
+        },
+    )
 }
 
 /// Counts a connection as open until it is dropped.

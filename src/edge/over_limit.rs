@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use llamatower_edge::SocketState;
 use tokio::time::{Instant, timeout_at};
 
+use super::address::PeerAddr;
 use super::begin::{opening, socket};
 use super::connection::{Closing, Limits, serve_http};
 use super::listener::{Accepted, Stream};
@@ -47,6 +48,7 @@ pub(super) async fn refuse<S: HttpStack>(
         Err(_) => None,
         Ok(first) if accepted.is_tls => {
             let begun = Begun::with_tls(
+                peer,
                 accepted.stream,
                 first,
                 &services,
@@ -101,6 +103,7 @@ impl Begun {
 
     /// `None` if there is no handshake.
     async fn with_tls<S>(
+        peer: PeerAddr,
         stream: Stream,
         first: BytesMut,
         services: &MakeEdgeService<S>,
@@ -113,8 +116,8 @@ impl Begun {
         }
         let server = services.tls()?;
         let (socket, state) = socket(stream, first, limits);
-        let (graceful, gauges) = (&closing.graceful, services.gauges());
-        let secured = tls::handshake(socket, server, Offer::Http1, deadline, graceful, gauges);
+        let (graceful, of) = (&closing.graceful, (peer, services.gauges()));
+        let secured = tls::handshake(socket, server, Offer::Http1, deadline, graceful, of);
         let mut secured = Box::pin(secured).await?;
         let head = timeout_at(deadline, secured.peek()).await;
         Some(Self {

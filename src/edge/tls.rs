@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 
 use bytes::BytesMut;
@@ -18,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::address::PeerAddr;
 use super::gauges::Gauges;
 use super::listener::Stream;
 use crate::tls::{HTTP_2, TlsServer};
@@ -72,7 +72,7 @@ pub(super) async fn handshake(
     offer: Offer,
     deadline: Instant,
     closing: &CancellationToken,
-    gauges: &Gauges,
+    (peer, gauges): (PeerAddr, &Gauges),
 ) -> Option<Secured> {
     let config = match offer {
         Offer::Configured => &server.config,
@@ -86,8 +86,7 @@ pub(super) async fn handshake(
     match accepted {
         Ok(stream) => Some(Secured::new(stream, &server)),
         Err(error) => {
-            gauges.failed_handshakes.fetch_add(1, Relaxed);
-            tracing::debug!(%error, "a TLS handshake has failed");
+            gauges.failed_handshake(peer, &error);
             None
         }
     }

@@ -7,7 +7,7 @@ use llamatower_sim::SimHandle;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Gateway, chat, free_port, long_stream, run, send, tiny, until, within_limit};
 
@@ -355,4 +355,25 @@ async fn a_reset_in_http_2_cancels_the_request_of_the_backend() {
     assert!(line.starts_with(b"{"));
     let connections = gateway.sample("llamatower_connections", &["\"clients\""]);
     assert_eq!(connections.await, Some(1.0));
+}
+
+#[tokio::test]
+async fn the_reason_why_a_clients_certificate_was_refused_is_logged() {
+    let (sim, files, others) = (tiny().await, Files::new(), Files::new());
+    let ca = files.path("ca.crt");
+    let gateway = gateway(&sim, &files, &[("LLAMATOWER_TLS_CLIENT_CA", &ca)]).await;
+    let (cert, key) = others.sign(&named("stranger"));
+    let identity = reqwest::Identity::from_pem(format!("{cert}{key}").as_bytes()).unwrap();
+    let (client, url) = at(&gateway, files.client(None).identity(identity));
+    assert!(client.get(format!("{url}/api/tags")).send().await.is_err());
+    let is_it = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.starts_with("a client's certificate was refused")
+    };
+    let line = gateway.logged("the refusal", is_it).await;
+    assert_eq!(
+        (&line["level"], &line["client"]),
+        (&json!("INFO"), &json!("127.0.0.1"))
+    );
+    assert!(line.to_string().contains("invalid peer certificate"), "{line}");
 }

@@ -163,7 +163,7 @@ fn a_certificate_that_expires_within_14_days_is_a_warning() {
     };
     for (days, lifetime, shown) in [
         (13.5, 90.0, "the certificate expires in 13 days ("),
-        (1.5, 90.0, "the certificate expires in 35 hours ("),
+        (1.52, 90.0, "the certificate expires in 36 hours ("),
         // It is renewed by a program, every day.
         (0.3, 1.0, "the certificate expires in 7 hours ("),
     ] {

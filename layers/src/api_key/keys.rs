@@ -117,6 +117,15 @@ impl KeySet {
         admins.next().or_else(|| named().next())
     }
 
+    /// Whether all keys with this name have expired.
+    pub(super) fn has_only_expired(&self, name: &str) -> bool {
+        let mut of_name = self
+            .entries
+            .iter()
+            .filter(|key| &*key.identity.name == name);
+        of_name.clone().next().is_some() && of_name.all(Key::is_expired)
+    }
+
     /// Whether a name has a key that has not expired.
     pub fn has_valid_key(&self, name: &str) -> bool {
         self.named(name).is_some()

@@ -35,7 +35,7 @@ impl Policy {
     fn authorize(
         &self,
         shown: Result<ShownKeys, AmbiguousCredential>,
-        authenticated: Option<Identity>,
+        authenticated: Found,
         access: Access,
     ) -> Result<Option<Identity>, Failure> {
         if access == Access::Open {
@@ -43,14 +43,15 @@ impl Policy {
             return Ok(found
                 .ok()
                 .and_then(|found| found.identity)
-                .or(authenticated));
+                .or(authenticated.identity));
         }
         let shown = shown?;
         let Found {
             identity,
             has_expired,
         } = self.find(&shown)?;
-        let known = identity.or(authenticated);
+        let has_expired = has_expired || authenticated.has_expired;
+        let known = identity.or(authenticated.identity);
         match (access, &known) {
             (
                 Access::Admin,
@@ -170,9 +171,16 @@ impl Policy {
     }
 
     /// The identity of a client that was authenticated by something else than a key.
-    fn authenticated(&self, extensions: &Extensions) -> Option<Identity> {
-        let AuthenticatedAs(name) = extensions.get()?;
-        self.keys.get().named(name).cloned()
+    fn authenticated(&self, extensions: &Extensions) -> Found {
+        let Some(AuthenticatedAs(name)) = extensions.get() else {
+            return Found::default();
+        };
+        let keys = self.keys.get();
+        let identity = keys.named(name).cloned();
+        Found {
+            has_expired: identity.is_none() && keys.has_only_expired(name),
+            identity,
+        }
     }
 
     fn refuse_management(&self, identity: Option<Identity>) -> Failure {
@@ -193,6 +201,7 @@ impl Policy {
 }
 
 /// The owner of the keys in a request.
+#[derive(Default)]
 struct Found {
     identity: Option<Identity>,
     /// There is a known key that has expired.

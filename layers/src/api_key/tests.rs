@@ -455,7 +455,21 @@ async fn a_key_is_refused_from_its_expiry_on() {
         let answer = ask(expired.clone(), path, USER).await;
         assert_eq!(answer, Err("expired_key"), "{path}");
     }
-    assert_eq!(ask(expired, "/api/chat", "other").await, Err("wrong_key"));
+    assert_eq!(
+        ask(expired.clone(), "/api/chat", "other").await,
+        Err("wrong_key")
+    );
+    // A certificate stands for the key with its name.
+    let mut request = Request::new(());
+    let name = AuthenticatedAs("ada".into());
+    request.extensions_mut().insert(name);
+    let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
+    let layer = ApiKeyLayer::new(expired).with_rule(|_| Access::User);
+    let error = layer.layer(inner).oneshot(request).await.unwrap_err();
+    assert_eq!(
+        Failure::find(&*error).expect("a failure").kind(),
+        "expired_key"
+    );
 }
 
 #[tokio::test]
