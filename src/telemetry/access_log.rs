@@ -28,6 +28,7 @@ pub(super) fn write(outcome: &Outcome) {
         backend = outcome.backend.as_deref().filter(|_| several.is_none()),
         backends = several.map(|servers| servers.asked.join(", ")),
         failed_backends = failed.map(|servers| servers.failed.join(", ")),
+        cache = outcome.cache,
         cloud = outcome.extensions.get().map(|SentToCloud(reason)| reason.name()),
         attempts = outcome.attempts,
         duration = outcome.duration.map(seconds),

@@ -1,7 +1,7 @@
 //! The response cache, which is off by default.
 
 use llamatower_sim::{ModelSpec, SimHandle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Connection, Gateway, long_stream, sim_with, tiny, within_limit};
 
@@ -29,6 +29,14 @@ async fn an_embedding_is_computed_once_and_cache_status_shows_it() {
     assert_eq!(second.header("cache-status"), "llamatower; hit");
     assert_eq!(first.text, second.text);
     assert_ne!(first.header("x-request-id"), second.header("x-request-id"));
+    let is_cached = |line: &Value| line["message"] == "request" && line["cache"] == "hit";
+    let line = gateway.logged("the hit", is_cached).await;
+    assert_eq!(
+        (&line["backend"], &line["attempts"]),
+        (&Value::Null, &json!(0))
+    );
+    let of_cache = |line: &Value| !line["cache"].is_null();
+    assert_eq!(gateway.count_logged(of_cache), 1);
     let sampled = gateway
         .post("/api/generate", &json!({"model": "tiny", "prompt": "a"}))
         .await;

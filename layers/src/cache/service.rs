@@ -70,8 +70,12 @@ where
         };
         if let Some(entry) = layer.store.get(&key) {
             layer.counts.hits.fetch_add(1, Relaxed);
+            #[cfg(feature = "outcome")]
+            crate::Record::update_in(request.extensions(), |outcome| outcome.cache = Some("hit"));
             return CacheFuture::cached(entry, &layer.name);
         }
+        #[cfg(feature = "outcome")]
+        let record = crate::Record::of(request.extensions()).cloned();
         let joined = layer.store.join(key, || {
             let answering = inner.call(request);
             NewExchange {
@@ -91,6 +95,10 @@ where
             }
             Joined::Follower(flight) => {
                 let participant = Participant::of(flight, false);
+                #[cfg(feature = "outcome")]
+                if let Some(record) = &record {
+                    record.update(|outcome| outcome.cache = Some("collapsed"));
+                }
                 (participant, Status::Collapsed, &counts.collapsed)
             }
         };

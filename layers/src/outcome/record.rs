@@ -81,6 +81,10 @@ pub struct Outcome {
     pub identity: Option<Arc<str>>,
     /// The backend that gave the response.
     pub backend: Option<Arc<str>>,
+    /// How a [`CacheLayer`](crate::cache::CacheLayer) answered without a request to a backend: `hit` or
+    /// `collapsed`, as in its `Cache-Status`.
+    #[cfg(feature = "cache")]
+    pub cache: Option<&'static str>,
     /// What the router tells of its latest choice of a backend, in a type of its own. It has a field
     /// because most requests have a choice, and a map of [`extensions`](Self::extensions) costs three
     /// allocations.
@@ -160,6 +164,8 @@ impl Outcome {
             max_tokens: None,
             identity: None,
             backend: None,
+            #[cfg(feature = "cache")]
+            cache: None,
             choice: None,
             attempts: 0,
             unanswered: 0,
