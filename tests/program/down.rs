@@ -26,6 +26,27 @@ pub(super) async fn hang(gateway: &Gateway, sim: &SimHandle) {
     until_down(gateway, sim).await;
 }
 
+#[tokio::test]
+async fn a_403_without_a_text_is_told_as_the_check_of_the_name_by_an_ollama_on_loopback() {
+    for (body, advice) in [
+        ("", "OLLAMA_HOST=0.0.0.0"),
+        (
+            "no",
+            "its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing",
+        ),
+    ] {
+        let sim = tiny().await;
+        let body = body.to_owned();
+        sim.arm(Fault::new(FaultKind::Status { status: 403, body }));
+        let gateway = Gateway::start(&[&sim], &[]).await;
+        let line = gateway.logged("the failed probe", |line| {
+            line["message"] == "the probe failed"
+        });
+        let error = line.await["error"].to_string();
+        assert!(error.contains(advice), "{error}");
+    }
+}
+
 /// The requests for a model that a server got.
 pub(super) fn posts(sim: &SimHandle) -> usize {
     let requests = sim.requests();

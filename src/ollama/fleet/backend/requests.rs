@@ -143,6 +143,12 @@ impl Backend {
         let answer = self.get(path, limit).await?;
         let advice = match answer.status() {
             StatusCode::OK => return Ok(answer.into_body()),
+            // Only the check of the name responds without a text.
+            StatusCode::FORBIDDEN if answer.body().is_empty() => {
+                "; an Ollama that listens on loopback alone responds like this if it is called by \
+                 another name: set OLLAMA_HOST=0.0.0.0 there, or call it by 127.0.0.1 or localhost in \
+                 OLLAMA_URL; otherwise its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing"
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 "; its token in LLAMATOWER_BACKEND_TOKENS is wrong or missing"
             }
