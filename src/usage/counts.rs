@@ -118,9 +118,11 @@ fn tokens(outcome: &Outcome) -> (u64, u64, bool) {
             (prompt, measured.items, true)
         }
         // A server has worked until the client disconnected, or until a time-out.
-        (None, None) if outcome.unanswered > 0 && !outcome.has_no_prompt => {
-            (expected_text_tokens(outcome.prompt_bytes.unwrap_or(0)), 0, true)
-        }
+        (None, None) if outcome.unanswered > 0 && !outcome.has_no_prompt => (
+            expected_text_tokens(outcome.prompt_bytes.unwrap_or(0)),
+            0,
+            true,
+        ),
         (None, None) => (0, 0, false),
     }
 }

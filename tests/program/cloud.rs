@@ -492,7 +492,9 @@ async fn what_a_response_may_have_is_reserved_of_the_tokens_of_the_day() {
     };
     let openai = "/v1/chat/completions";
     // It takes 17 tokens.
-    assert!(is_from_cloud(&ask(openai, json!({"max_tokens": 200})).await));
+    assert!(is_from_cloud(
+        &ask(openai, json!({"max_tokens": 200})).await
+    ));
     for (path, limit) in [
         (openai, json!({"max_tokens": 290})),
         (openai, json!({"max_completion_tokens": 290})),
@@ -500,7 +502,9 @@ async fn what_a_response_may_have_is_reserved_of_the_tokens_of_the_day() {
     ] {
         assert_eq!(ask(path, limit.clone()).await.status, 502, "{limit}");
     }
-    assert!(is_from_cloud(&ask(openai, json!({"max_tokens": 200})).await));
+    assert!(is_from_cloud(
+        &ask(openai, json!({"max_tokens": 200})).await
+    ));
     // Without a limit the usual output is reserved, which is 5 tokens.
     while is_from_cloud(&ask(openai, json!({})).await) {}
     let status = gateway.admin_page("/status").await.json();

@@ -168,7 +168,9 @@ fn note(batch: &[Settlement], text: &str) -> Option<()> {
         let name = words.next()?;
         let start = Timestamp::from_second(words.next()?.parse().ok()?).ok()?;
         let used = words.next()?.parse().ok()?;
-        let window = Window::ALL.into_iter().find(|window| window.name() == name)?;
+        let window = Window::ALL
+            .into_iter()
+            .find(|window| window.name() == name)?;
         let mut seen = settlement.account.seen();
         let seen = &mut seen[window as usize];
         if start >= seen.start {

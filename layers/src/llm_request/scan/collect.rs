@@ -368,10 +368,7 @@ impl Visitor for Collector {
                 });
             }
             (
-                Key::MaxTokens
-                | Key::MaxCompletionTokens
-                | Key::MaxOutputTokens
-                | Key::NumPredict,
+                Key::MaxTokens | Key::MaxCompletionTokens | Key::MaxOutputTokens | Key::NumPredict,
                 _,
             ) => {
                 // Of several, a server may take any.
