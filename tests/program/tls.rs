@@ -375,5 +375,8 @@ async fn the_reason_why_a_clients_certificate_was_refused_is_logged() {
         (&line["level"], &line["client"]),
         (&json!("INFO"), &json!("127.0.0.1"))
     );
-    assert!(line.to_string().contains("invalid peer certificate"), "{line}");
+    assert!(
+        line.to_string().contains("invalid peer certificate"),
+        "{line}"
+    );
 }

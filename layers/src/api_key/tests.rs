@@ -465,7 +465,8 @@ async fn a_key_is_refused_from_its_expiry_on() {
     request.extensions_mut().insert(name);
     let inner = service_fn(|_: Request<()>| async { Ok::<_, Infallible>(Response::new(())) });
     let layer = ApiKeyLayer::new(expired).with_rule(|_| Access::User);
-    let error = layer.layer(inner).oneshot(request).await.unwrap_err();
+    let answer = layer.layer(inner).oneshot(request).await;
+    let error = answer.expect_err("the key has expired");
     assert_eq!(
         Failure::find(&*error).expect("a failure").kind(),
         "expired_key"
