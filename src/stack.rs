@@ -47,6 +47,7 @@ use crate::ollama::fleet::{Backend, Fleet};
 use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::clean_response;
 use crate::ollama::rewrite::RewriteLayer;
+use crate::ollama::servers_lost::CountLost;
 use crate::ollama::upstream::Access;
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
@@ -177,6 +178,8 @@ where
         .layer(RequestFilterLayer::new(cloud_models))
         // Each attempt chooses a backend, and keeps its place in the queue.
         .layer(retry(&settings.retry, metrics))
+        // A request that may end servers is sent to two of them at most.
+        .layer_fn(CountLost::new)
         .service(
             Ollama::new(fleet, settings.backends.management_host()).with_rules(live.models.clone()),
         )

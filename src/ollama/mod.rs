@@ -14,6 +14,7 @@ pub mod hygiene;
 pub(crate) mod lists;
 mod pull;
 pub mod rewrite;
+pub mod servers_lost;
 mod unload;
 pub mod upstream;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use llamatower_sim::{Fault, FaultKind, ModelSpec, SimHandle};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, chat, keys, load, send, sim_with, tiny, with, within_limit};
@@ -110,6 +110,71 @@ async fn a_server_that_loses_connections_is_avoided_too() {
     arm(&bad, &lost);
     assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
     assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
+}
+
+#[tokio::test]
+async fn a_request_that_two_servers_lost_is_sent_to_no_third_one() {
+    let both = Sim::builder()
+        .model(ModelSpec::new("tiny"))
+        .model(ModelSpec::new("small"));
+    let servers = [tiny().await, tiny().await, both.start().await.unwrap()];
+    let lost = FaultKind::Drop {
+        ending: llamatower_sim::Ending::Fin,
+    };
+    for server in &servers {
+        arm(server, &lost);
+    }
+    // The further model of an alias would be the same request.
+    let settings = [("LLAMATOWER_ALIASES", "fast=tiny|small")];
+    let all: Vec<_> = servers.iter().collect();
+    let gateway = Gateway::start_up(&all, &settings).await;
+    let body = with(chat(), json!({"model": "fast"}));
+    let answer = gateway.post("/api/chat", &body).await;
+    let error = answer.json()["error"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert_eq!(answer.status, 502, "{error}");
+    let asked = servers.iter().filter(|server| chats(server) > 0);
+    let asked: Vec<_> = asked.map(|server| server.addr().to_string()).collect();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(error.contains("two servers"), "{error}");
+    let begin = "servers closed the connection while they worked on a request";
+    let is_it = |line: &Value| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with(begin))
+    };
+    let line = gateway.logged("the warning", is_it).await;
+    assert_eq!(
+        (&line["level"], &line["path"]),
+        (&json!("WARN"), &json!("/api/chat")),
+        "{line}"
+    );
+    assert_eq!(
+        (&line["model"], &line["client"]),
+        (&json!("fast"), &json!("127.0.0.1")),
+        "{line}"
+    );
+    assert_eq!(line["request_id"], *answer.header("x-request-id"), "{line}");
+    for server in &asked {
+        assert!(error.contains(server), "{error}");
+        assert!(line["servers"].as_str().unwrap().contains(server), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_one_server_lost_is_answered_by_another() {
+    let (losing, refusing, good) = (tiny().await, tiny().await, tiny().await);
+    let lost = FaultKind::Drop {
+        ending: llamatower_sim::Ending::Fin,
+    };
+    load(&losing).await;
+    arm(&losing, &lost);
+    let gateway = Gateway::start_up(&[&losing, &refusing, &good], &[]).await;
+    refusing.arm(FaultKind::Refuse { ms: 60_000 });
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!((chats(&losing), chats(&good)), (1, 1));
 }
 
 #[tokio::test]

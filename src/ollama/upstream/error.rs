@@ -91,6 +91,11 @@ impl ConnectionLost {
             source: source.into(),
         }
     }
+
+    /// The address of the backend.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
 }
 
 impl Fail for ConnectionLost {
@@ -107,7 +112,8 @@ impl Fail for ConnectionLost {
             "connection_lost"
         }
     }
-    /// No byte of a response was received. The route decides whether the request may be sent again.
+    /// No byte of a response was received. The route decides whether the request may be sent again, and
+    /// [`CountLost`](crate::ollama::servers_lost::CountLost) how often.
     fn retryable(&self) -> Retryable {
         Retryable::Yes
     }
