@@ -56,22 +56,21 @@ const SHORTEST_STAY: Duration = Duration::from_secs(10);
 /// texts longer than those that are parsed here. So every value that is not clearly long is
 /// refused.
 fn refusal(request: &LlmRequest, extensions: &Extensions) -> Option<Failure> {
-    let may_stay = match request.keep_alive? {
-        KeepAlive::Forever => true,
-        KeepAlive::For(time) => time >= SHORTEST_STAY,
-        KeepAlive::Unclear => false,
+    let refused = match request.keep_alive? {
+        KeepAlive::Forever => return None,
+        KeepAlive::For(time) if time >= SHORTEST_STAY => return None,
+        KeepAlive::For(_) => UnloadRefused.into(),
+        KeepAlive::Unclear => InvalidKeepAlive.into(),
     };
-    if may_stay {
-        return None;
-    }
-    match extensions.get()? {
+    let may_unload = match extensions.get()? {
         Identity {
             role: Role::User, ..
-        } => (extensions.get::<MayUnload>().is_none()).then(|| UnloadRefused.into()),
+        } => extensions.get::<MayUnload>().is_some(),
         Identity {
             role: Role::Admin, ..
-        } => None,
-    }
+        } => true,
+    };
+    (!may_unload).then_some(refused)
 }
 
 /// The model that a request unloads, if it is an unload request.
@@ -175,5 +174,26 @@ impl Fail for UnloadRefused {
     }
     fn kind(&self) -> &'static str {
         "unload_refused"
+    }
+}
+
+/// The `keep_alive` cannot be read, or is too long for Ollama. What a server would do with it is not
+/// known, so it gets no such request of a key that may not unload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "time: invalid duration in keep_alive; write a number of seconds like 300, or a text with a unit \
+     like \"5m\" or \"1h30m\""
+)]
+struct InvalidKeepAlive;
+
+impl Fail for InvalidKeepAlive {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::BAD_REQUEST
+    }
+    fn kind(&self) -> &'static str {
+        "invalid_keep_alive"
     }
 }

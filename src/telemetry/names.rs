@@ -289,7 +289,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 52] = [
+pub const REFUSALS_BY_KIND: [&str; 53] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -306,6 +306,7 @@ pub const REFUSALS_BY_KIND: [&str; 52] = [
     "foreign_origin",
     "head_timeout",
     "head_too_large",
+    "invalid_keep_alive",
     "invalid_model_name",
     "invalid_user",
     "key_queue_full",

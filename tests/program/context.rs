@@ -280,6 +280,47 @@ async fn keep_alive_is_limited_for_clients_with_a_key_that_is_no_administrators(
 }
 
 #[tokio::test]
+async fn an_unreadable_keep_alive_is_refused_as_such_unless_the_client_may_unload() {
+    let sim = server().await;
+    let gateway = Gateway::start_up(&[&sim], &KEYS).await;
+    let unreadable = [
+        json!("10x"),
+        json!("300"),
+        json!("10M"),
+        json!(" 10m"),
+        json!("9999999h"),
+        json!(""),
+        json!(true),
+        json!(1e300),
+    ];
+    for keep_alive in unreadable {
+        let body = with(chat(), json!({"keep_alive": keep_alive}));
+        let request = gateway.post_request("/api/chat", &body);
+        let answer = send(request.bearer_auth("ada-secret")).await;
+        assert_eq!(answer.status, 400, "{keep_alive}: {}", answer.text);
+        let begin = r#"{"error":"time: invalid duration in keep_alive; "#;
+        assert!(
+            answer.text.starts_with(begin),
+            "{keep_alive}: {}",
+            answer.text
+        );
+    }
+    let asked = sim.requests();
+    assert!(asked.iter().all(|seen| seen.path() != "/api/chat"));
+    let body = with(chat(), json!({"keep_alive": "1s"}));
+    let request = gateway.post_request("/api/chat", &body);
+    let short = send(request.bearer_auth("ada-secret")).await;
+    assert_eq!(short.status, 403, "{}", short.text);
+    let body = with(chat(), json!({"keep_alive": "10x"}));
+    let request = gateway.post_request("/api/chat", &body);
+    let passed_on = send(request.bearer_auth("ben-secret")).await;
+    assert_eq!(
+        passed_on.text,
+        r#"{"error":"time: unknown unit \"x\" in duration \"10x\""}"#
+    );
+}
+
+#[tokio::test]
 async fn keep_alive_is_not_limited_without_keys_or_if_the_limits_are_off() {
     let sim = server().await;
     let off = [
