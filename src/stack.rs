@@ -139,8 +139,9 @@ where
         )
         .layer(PanicGuardLayer::new().with_hook(|text| tracing::error!(text, "a request panicked")))
         // Cheap refusals, before the body is read.
-        .layer(RequireEndpointLayer)
         .layer(client_keys(live, limits, &metrics))
+        // Inside of the keys, so that the log line of such a request names its client.
+        .layer(RequireEndpointLayer)
         .layer(RequestFilterLayer::new((
             live.networks.clone(),
             live.delegation.clone(),

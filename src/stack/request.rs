@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, StatusCode};
+use http::{Extensions, HeaderName, HeaderValue, Request, StatusCode};
 use http_body::Body;
 use jiff::Timestamp;
 use llamatower_layers::adaptive::AdaptiveLayer;
@@ -23,7 +23,7 @@ use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::store::WithoutKey;
 use llamatower_layers::token_limit::TokenLimitLayer;
 use llamatower_layers::usage::expected_text_tokens;
-use llamatower_layers::{BoxError, Failure, LlmRequest, Observer, Operation, Outcome};
+use llamatower_layers::{BoxError, Failure, LlmRequest, Observer, Operation, Outcome, RouteMatch};
 use tower_http::request_id::{MakeRequestId, RequestId};
 use uuid::Uuid;
 
@@ -123,6 +123,12 @@ pub(super) fn client_keys(
         )
         .with_exempt(move |request| networks.replaces_key(request))
         .with_deferred(|operation| operation == Operation::Pull)
+        .with_refused_inside(has_no_endpoint)
+}
+
+/// Whether `RequireEndpointLayer` refuses a request, with or without a key.
+fn has_no_endpoint(request: &Extensions) -> bool {
+    !matches!(RouteMatch::of(request), Some(RouteMatch::Found { .. }))
 }
 
 /// Asks Redis for the limits of a request before their layers ask; does nothing without Redis. The order is

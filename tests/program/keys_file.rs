@@ -126,6 +126,29 @@ async fn a_key_that_may_unload_needs_no_administrator() {
 }
 
 #[tokio::test]
+async fn the_log_line_of_a_refused_request_names_the_owner_of_a_valid_key_only() {
+    let it = started_with(tiny().await, &entry("ada", "ada-key", ""), &[]).await;
+    for (method, path, status) in [
+        ("DELETE", "/api/delete", 403),
+        ("POST", "/api/create", 403),
+        ("GET", "/api/nope", 404),
+        ("POST", "/api/nope", 404),
+        ("DELETE", "/api/chat", 405),
+    ] {
+        for (key, name) in [("ada-key", json!("ada")), ("guess", Value::Null)] {
+            let seen = it.gateway.lines_logged();
+            let url = it.gateway.url(path);
+            let request = reqwest::Client::new().request(method.parse().unwrap(), url);
+            let answer = send(request.bearer_auth(key).body(r#"{"model":"tiny"}"#)).await;
+            assert_eq!(answer.status, status, "{method} {path}: {}", answer.text);
+            let is_it = |line: &Value| line["message"] == "request";
+            let line = it.gateway.logged_after(seen, "the line", is_it).await;
+            assert_eq!(line["identity"], name, "{method} {path}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_without_the_permission_never_reaches_a_cloud() {
     let text = |cloud: bool| entry("ada", "ada-key", &format!("permissions.cloud = {cloud}"));
     let it = started_with(tiny().await, &text(false), &[]).await;

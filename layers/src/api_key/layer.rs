@@ -43,6 +43,7 @@ pub(super) struct Policy {
     pub(super) rule: Rule,
     pub(super) hint: Arc<str>,
     pub(super) is_exempt: Option<Hook<Exempt>>,
+    pub(super) is_refused_inside: Option<Hook<Exempt>>,
     pub(super) is_deferred: Option<Hook<dyn Fn(Operation) -> bool + Send + Sync>>,
     pub(super) failures: Option<Arc<Mutex<Failures>>>,
     pub(super) observer: Option<Hook<dyn Fn(FailedKey) + Send + Sync>>,
@@ -66,6 +67,7 @@ impl ApiKeyLayer {
                 keys: keys.into(),
                 hint: "the operator of this gateway can configure one".into(),
                 is_exempt: None,
+                is_refused_inside: None,
                 is_deferred: None,
                 failures: None,
                 observer: None,
@@ -88,6 +90,18 @@ impl ApiKeyLayer {
     ) -> Self {
         let is_exempt = Some(Hook(Arc::new(is_exempt) as Arc<_>));
         Arc::make_mut(&mut self.policy).is_exempt = is_exempt;
+        self
+    }
+
+    /// Only identifies the senders of these requests, which the inner service refuses, for example because
+    /// their path is unknown. A known key counts, so that the record of the refusal names its owner; an
+    /// unknown, missing or expired one is ignored, so that the refusal is the same for everyone.
+    pub fn with_refused_inside(
+        mut self,
+        is_refused: impl Fn(&Extensions) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let is_refused = Some(Hook(Arc::new(is_refused) as Arc<_>));
+        Arc::make_mut(&mut self.policy).is_refused_inside = is_refused;
         self
     }
 

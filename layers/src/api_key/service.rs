@@ -73,8 +73,12 @@ impl Policy {
         }
     }
 
-    /// What a request needs that may be exempt from a user's key.
+    /// What a request needs that may be exempt from a user's key, or is refused inside.
     fn exempt(&self, access: Access, request: &Extensions) -> Access {
+        let refused_inside = self.is_refused_inside.as_ref();
+        if refused_inside.is_some_and(|is_refused| is_refused(request)) {
+            return Access::Open;
+        }
         match &self.is_exempt {
             Some(is_exempt) if access == Access::User && is_exempt(request) => Access::Open,
             _ => access,
@@ -208,6 +212,14 @@ struct Found {
     has_expired: bool,
 }
 
+/// Names the owner of the key in the request's record.
+fn record(_request: &Extensions, _identity: &Identity) {
+    #[cfg(feature = "outcome")]
+    crate::Record::update_in(_request, |outcome| {
+        outcome.identity = Some(_identity.name.clone());
+    });
+}
+
 /// Why the key of a refused request was refused, if that was the reason.
 fn failed_key(failure: &Failure, has_credential: bool) -> Option<FailedKey> {
     if failure.caused_by::<WrongKey>().is_some() {
@@ -258,6 +270,10 @@ where
             Ok(known) => known,
             Err(failure) => {
                 let extensions = request.extensions();
+                let refused = failure.caused_by::<ManagementRefused>();
+                if let Some(known) = refused.and_then(|refused| refused.identity.as_ref()) {
+                    record(extensions, known);
+                }
                 let failure = self.policy.slow_down(failure, has_credential, extensions);
                 let failure = Some(failure);
                 return ApiKeyFuture {
@@ -266,10 +282,7 @@ where
             }
         };
         if let Some(identity) = known {
-            #[cfg(feature = "outcome")]
-            crate::Record::update_in(request.extensions(), |outcome| {
-                outcome.identity = Some(identity.name.clone());
-            });
+            record(request.extensions(), &identity);
             request.extensions_mut().insert(identity);
         }
         ApiKeyFuture {

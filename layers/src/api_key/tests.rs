@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::{EndpointTable, Failure, Operation};
+use crate::{EndpointTable, Failure, Operation, RouteMatch};
 
 const USER: &str = "user-key";
 const ADMIN: &str = "admin-key";
@@ -186,6 +186,30 @@ async fn management_needs_an_administrators_key() {
             .map(drop),
         Err("management_refused")
     );
+}
+
+#[tokio::test]
+async fn a_request_that_is_refused_inside_is_identified_and_otherwise_the_same_for_everyone() {
+    let inner = service_fn(|request: Request<()>| async move {
+        let identity = request.extensions().get::<Identity>();
+        let name = identity.map(|identity| identity.name.to_string());
+        Ok::<_, Infallible>(Response::new(name))
+    });
+    let layer = ApiKeyLayer::new(keys()).with_refused_inside(|request| {
+        !matches!(RouteMatch::of(request), Some(RouteMatch::Found { .. }))
+    });
+    for (method, path) in [(Method::GET, "/other"), (Method::POST, "/api/delete")] {
+        for (key, name) in [(USER, Some("ada")), (ADMIN, Some("root")), ("guess", None)] {
+            let mut request = Request::new(());
+            let route = EndpointTable::ollama().look_up(&method, path);
+            route.put_into(request.extensions_mut());
+            *request.method_mut() = method.clone();
+            let value = key.parse().expect("a header value");
+            request.headers_mut().insert("x-api-key", value);
+            let passed = layer.layer(inner).oneshot(request).await.expect("passes");
+            assert_eq!(passed.into_body().as_deref(), name, "{path}");
+        }
+    }
 }
 
 /// A server may treat such a path as its own path for deleting a model.
