@@ -186,7 +186,7 @@ async fn a_new_address_gets_no_request_before_it_has_answered_a_probe() {
     dns.change(Dns::with_addresses(&[ONE, TWO]));
     let newcomer = SocketAddr::new(TWO, port).to_string();
     logged(&gateway, "the backend has joined", &newcomer).await;
-    let old = format!("ollama.models.internal:{port}");
+    let old = one.addr().to_string();
     assert_eq!(
         answering_backends(&gateway).await,
         BTreeSet::from([old.clone()])
@@ -200,6 +200,41 @@ async fn a_new_address_gets_no_request_before_it_has_answered_a_probe() {
         answering_backends(&gateway).await,
         BTreeSet::from([old, newcomer])
     );
+}
+
+#[tokio::test]
+async fn names_depend_on_the_current_addresses_alone_and_a_cordon_stays_with_its_server() {
+    let (one, two) = two_sims().await;
+    let port = one.addr().port();
+    let host = format!("ollama.models.internal:{port}");
+    let dns = Dns::start(Dns::with_addresses(&[ONE])).await;
+    let shown = async |gateway: &Gateway| {
+        let status = gateway.admin_page("/status").await.json();
+        let rows = status["backends"].as_array().unwrap().iter();
+        let row = |row: &Value| {
+            let name = row["name"].as_str().unwrap().to_owned();
+            (name, row["is_cordoned"] == true)
+        };
+        rows.map(row).collect::<BTreeSet<_>>()
+    };
+    let earlier = gateway(&dns, port).await;
+    assert_eq!(answering_backend(&earlier).await, host);
+    let cordon = earlier.admin_post(&format!("/backends/{host}/cordon"));
+    assert_eq!(send(cordon).await.status, 200);
+    dns.change(Dns::with_addresses(&[ONE, TWO]));
+    earlier.until_backend_up(&two.addr().to_string()).await;
+    let later = gateway_with_both(&dns, &one, &two).await;
+    let both = names(&[one.addr(), two.addr()]);
+    let named = shown(&later).await.into_iter().map(|(name, _)| name);
+    assert_eq!(named.collect::<BTreeSet<_>>(), both);
+    let cordoned = [
+        (one.addr().to_string(), true),
+        (two.addr().to_string(), false),
+    ];
+    assert_eq!(shown(&earlier).await, BTreeSet::from(cordoned));
+    dns.change(Dns::with_addresses(&[ONE]));
+    logged(&earlier, "the backend has left", &two.addr().to_string()).await;
+    assert_eq!(shown(&earlier).await, BTreeSet::from([(host, true)]));
 }
 
 #[tokio::test]
@@ -221,7 +256,8 @@ async fn a_name_that_fails_to_resolve_keeps_its_addresses() {
     }
     dns.change(Dns::with_addresses(&[TWO]));
     logged(&gateway, "the backend has left", &one.addr().to_string()).await;
-    assert_eq!(answering_backends(&gateway).await, names(&[two.addr()]));
+    let host = format!("ollama.models.internal:{}", two.addr().port());
+    assert_eq!(answering_backends(&gateway).await, BTreeSet::from([host]));
 }
 
 #[tokio::test]

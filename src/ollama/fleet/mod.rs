@@ -176,6 +176,24 @@ impl<S> Fleet<S> {
         Arc::new(member)
     }
 
+    /// A backend with another name than `before`, which is the same server. It takes over what the next
+    /// probes would find, and the cordon, so that it gets requests at once.
+    fn renamed_member(&self, host: usize, address: Address, before: &Member<S>) -> Arc<Member<S>> {
+        if before.backend.is_cordoned() {
+            self.config.cordons.set(&address.to_string(), true);
+        }
+        let open = match before.backend.is_up() {
+            true => Backend::new,
+            false => Backend::new_down,
+        };
+        let backend = open(address, self.config.clocks.connect, &self.config.access);
+        let make_service = &*self.make_service;
+        let member = new_member(host, backend, &self.config, make_service, &self.router);
+        member.set_models(before.models().to_vec());
+        member.tell_installed();
+        Arc::new(member)
+    }
+
     /// The current backends, in the order of the configuration.
     pub fn backends(&self) -> Vec<Arc<Backend>> {
         let members = self.catalogue.members();

@@ -259,8 +259,16 @@ impl<S: Send + Sync + 'static> Watch<S> {
     }
 
     /// Adds members for new addresses, and removes those whose addresses are gone.
+    ///
+    /// The name of a member depends on the current addresses alone: the host's if there is one, otherwise
+    /// its own. So all gateways call it the same, whatever they have seen before. A member with another
+    /// name is replaced.
     fn take_over(&mut self, address: &Address, ips: &[IpAddr]) {
-        let is_at = |member: &Member<S>, ip: IpAddr| member.backend.address().ip() == Some(ip);
+        let named = |ip: IpAddr| match ips.len() {
+            1 => address.at(ip),
+            _ => address.one_at(ip),
+        };
+        let is_at = |member: &Member<S>, ip: IpAddr| *member.backend.address() == named(ip);
         let has_gone = |member: &Member<S>| !ips.iter().any(|ip| is_at(member, *ip));
         let known = |ip: &IpAddr| self.members.iter().any(|(member, _)| is_at(member, *ip));
         let new: Vec<_> = ips.iter().filter(|ip| !known(ip)).copied().collect();
@@ -271,12 +279,20 @@ impl<S: Send + Sync + 'static> Watch<S> {
             return;
         }
         for ip in new {
-            let address = match ips.len() {
-                1 => address.at(ip),
-                _ => address.one_at(ip),
+            let mut before = gone.iter();
+            let before = before.find(|member| member.backend.address().ip() == Some(ip));
+            let member = match before {
+                Some(before) => self.fleet.renamed_member(self.host, named(ip), before),
+                None => self.fleet.new_member_down(self.host, named(ip)),
             };
-            let member = self.fleet.new_member_down(self.host, address);
-            tracing::info!(backend = %member.backend.name(), %ip, "the backend has joined");
+            let name = member.backend.name();
+            match before.map(|before| before.backend.name()) {
+                Some(before) => tracing::info!(
+                    backend = %name, %before, addresses = ips.len(),
+                    "the backend has another name, because its host has one address or several now"
+                ),
+                None => tracing::info!(backend = %name, %ip, "the backend has joined"),
+            }
             self.probe(member);
         }
         let members = self.members.iter().map(|(member, _)| member.clone());
@@ -285,6 +301,12 @@ impl<S: Send + Sync + 'static> Watch<S> {
         // Logged after the update: from now on they get no requests.
         for member in gone {
             let name = member.backend.name();
+            let ip = member.backend.address().ip();
+            if ip.is_some_and(|ip| ips.contains(&ip)) {
+                // It has another name now, which has its cordon.
+                self.fleet.config.cordons.set(name, false);
+                continue;
+            }
             let has_name = |(member, _): &(Arc<Member<S>>, _)| *member.backend.name() == *name;
             if !self.members.iter().any(has_name) {
                 // A new server with this address is another one.
