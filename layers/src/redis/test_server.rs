@@ -37,6 +37,8 @@ impl Server {
         let mut command = Command::new(program());
         let port = self.port.to_string();
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", ""]);
+        // A replica would write what it has received to a file first, which the next server would read.
+        command.args(["--repl-diskless-load", "swapdb"]);
         command.args(&self.arguments).stdout(Stdio::null());
         match command.spawn() {
             Ok(process) => self.process = Some(process),

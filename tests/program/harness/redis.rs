@@ -103,6 +103,8 @@ fn spawn(port: u16, arguments: &[String]) -> std::io::Result<Child> {
     let program = std::env::var_os("REDIS_BIN").unwrap_or_else(|| "redis-server".into());
     Command::new(program)
         .args(["--port", &port, "--bind", "127.0.0.1", "--save", ""])
+        // A replica would write what it has received to a file first, which the next server would read.
+        .args(["--repl-diskless-load", "swapdb"])
         .args(arguments)
         .stdout(Stdio::null())
         .kill_on_drop(true)
