@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{
-    ADA_AND_BOB, ADMIN_BEN, Answer, Cloud, Gateway, chat, load, long_stream, run, send, tiny,
-    until, with,
+    ADA_AND_BOB, ADMIN_BEN, Answer, Cloud, Gateway, chat, long_stream, run, send, tiny, until, with,
 };
 
 const DIRECTORY: &str = "LLAMATOWER_STATE_DIR";
@@ -218,15 +217,39 @@ async fn the_tokens_of_a_request_that_is_broken_off_are_estimated() {
 
 /// What a request has cost whose client leaves once a server has it, before the head of the response: the
 /// usage, and the budget of its key.
-async fn cost_of_leaving(gateway: &Gateway, sim: &SimHandle, path: &str, body: &Value) -> [u64; 4] {
+async fn cost_of_leaving(gateway: &Gateway, sim: &SimHandle, path: &str, body: &Value) -> Vec<u64> {
+    load_by_asking(gateway).await;
+    let before = cost(gateway).await;
     sim.arm(Fault::new(FaultKind::Hang).for_path(path));
+    let seen = sim.state().requests.len();
     let request = gateway.post_request(path, body).bearer_auth("ada-secret");
     let leaving = tokio::spawn(request.send());
-    sim.wait_for(|state| state.requests.iter().any(|seen| seen.path() == path))
-        .await;
+    sim.wait_for(|state| {
+        state.requests[seen..]
+            .iter()
+            .any(|seen| seen.path() == path)
+    })
+    .await;
     leaving.abort();
-    gateway.access_line(path).await;
-    cost(gateway).await
+    let is_it = |line: &Value| line["message"] == "request" && line["ending"] == "cancelled";
+    gateway.logged("the end of the request", is_it).await;
+    since(before, gateway).await
+}
+
+/// Brings the model into memory: a request that waits for a load has not used its server yet.
+async fn load_by_asking(gateway: &Gateway) {
+    assert_eq!(ask(gateway, "ada").await.status, 200);
+    gateway.access_line("/api/chat").await;
+}
+
+/// What was spent since `before`.
+async fn since(before: [u64; 4], gateway: &Gateway) -> Vec<u64> {
+    let after = cost(gateway).await;
+    after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect()
 }
 
 /// Requests, estimated ones and prompt tokens in the usage, and the used tokens of Ada's budget.
@@ -267,13 +290,15 @@ async fn a_request_is_charged_for_the_prompt_if_the_server_does_not_answer_in_ti
         ("LLAMATOWER_RETRY_ATTEMPTS", "1"),
     ];
     let gateway = Gateway::start_up(&[&sim], &once).await;
-    load(&sim).await;
+    load_by_asking(&gateway).await;
+    let before = cost(&gateway).await;
     sim.arm(Fault::new(FaultKind::Hang).for_path("/api/chat"));
     let answer = ask(&gateway, "ada").await;
     assert_eq!(answer.status, 504, "{}", answer.text);
-    gateway.access_line("/api/chat").await;
+    let is_it = |line: &Value| line["message"] == "request" && line["status"] == 504;
+    gateway.logged("the end of the request", is_it).await;
     let prompt = chat().to_string().len() as u64 / 4;
-    assert_eq!(cost(&gateway).await, [1, 1, prompt, prompt]);
+    assert_eq!(since(before, &gateway).await, [1, 1, prompt, prompt]);
 }
 
 #[tokio::test]
