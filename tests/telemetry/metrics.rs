@@ -377,6 +377,7 @@ fn each_kind_of_failure_is_counted_from_the_start_or_comes_of_a_backend() {
         "refused_late_4xx",
         "refused_late_5xx",
         "servers_failed",
+        "servers_lost",
         "uri_too_long",
         "ambiguous_path",
         "tunnel_refused",
