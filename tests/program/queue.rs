@@ -218,15 +218,14 @@ async fn a_wait_without_a_slot_is_recorded_and_is_no_overhead() {
     assert_eq!(gateway.post("/api/chat", &any).await.status, 200);
     let line = gateway.access_line("/api/chat").await;
     assert_eq!(line["served_model"], "tiny", "{line}");
-    // On a busy machine the record was up to 40 ms shorter than the limit.
     let queued = line["queued"].as_f64().expect("it has waited");
-    assert!(queued >= 0.2, "{line}");
+    assert!(queued >= 0.3, "{line}");
     let sum = async |name: &str| {
         gateway
             .metric(&format!("llamatower_{name}_seconds_sum"))
             .await
     };
-    assert!(sum("queue_wait").await >= 0.2);
+    assert!(sum("queue_wait").await >= 0.3);
     let rest = line["ttfb"].as_f64().unwrap() - queued;
     let overhead = sum("overhead").await;
     assert!(overhead <= rest, "{overhead} {line}");
@@ -236,7 +235,7 @@ async fn a_wait_without_a_slot_is_recorded_and_is_no_overhead() {
         .logged("the refusal", |line| line["status"] == 503)
         .await;
     assert!(
-        refused["queued"].as_f64().unwrap_or_default() >= 0.2,
+        refused["queued"].as_f64().unwrap_or_default() >= 0.3,
         "{refused}"
     );
 }

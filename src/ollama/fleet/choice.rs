@@ -61,7 +61,9 @@ where
                 let (class, is_known) = self.class_of(request);
                 if let Some(model) = class.model.as_ref().filter(|_| !is_known) {
                     let known = Box::pin(self.await_model(model.clone()));
-                    let timer = WaitTimer::start(request, |outcome, time| outcome.waited += time);
+                    let timer = WaitTimer::since(Instant::now(), request, |outcome, time| {
+                        outcome.waited += time
+                    });
                     *wait = Wait::Model(known, timer);
                     return self.poll_choose(wait, request, cx);
                 }
@@ -118,15 +120,17 @@ where
         request: &mut Parts,
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
+        // Before the queue starts its limit: the recorded wait of a request that reaches it is no shorter.
+        let now = Instant::now();
         let mut ticket = self.queue.enter(class, entry)?;
         match Pin::new(&mut ticket).poll(cx) {
             Poll::Ready(permit) => self.lease(permit?, since, None, wait, request, cx),
             Poll::Pending => {
                 report_queue_place(request, &ticket);
-                let timer = WaitTimer::start(request, |outcome, time| {
+                let timer = WaitTimer::since(now, request, |outcome, time| {
                     outcome.queued = Some(outcome.queued.unwrap_or_default() + time);
                 });
-                let since = since.unwrap_or_else(Instant::now);
+                let since = since.unwrap_or(now);
                 *wait = Wait::Slot(Box::new(ticket), timer, since);
                 Poll::Pending
             }

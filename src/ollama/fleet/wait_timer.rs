@@ -15,13 +15,10 @@ pub struct WaitTimer {
 }
 
 impl WaitTimer {
-    /// Starts to measure; `add` adds the time to the record.
-    pub(super) fn start(request: &Parts, add: fn(&mut Outcome, Duration)) -> Self {
-        Self {
-            record: Record::of(&request.extensions).cloned(),
-            since: Instant::now(),
-            add,
-        }
+    /// Measures a wait that has begun at this time; `add` adds the time to the record.
+    pub(super) fn since(since: Instant, request: &Parts, add: fn(&mut Outcome, Duration)) -> Self {
+        let record = Record::of(&request.extensions).cloned();
+        Self { record, since, add }
     }
 }
 
