@@ -128,6 +128,24 @@ impl Failure {
         self.cause.status()
     }
 
+    /// The status code of gRPC that stands for [`status`](Self::status), by the HTTP mapping that
+    /// `google/rpc/code.proto` gives each code. That list has no 502: it is `UNAVAILABLE` (14), as in gRPC's
+    /// `http-grpc-status-mapping.md`. Other 4xx are `INVALID_ARGUMENT` (3), all that remain `INTERNAL` (13).
+    /// `tonic::Code` is made from this number by its `From<i32>`.
+    pub fn grpc_code(&self) -> i32 {
+        match self.status().as_u16() {
+            401 => 16,
+            403 => 7,
+            404 => 5,
+            408 | 504 => 4,
+            429 => 8,
+            400..=499 => 3,
+            501 => 12,
+            502 | 503 => 14,
+            _ => 13,
+        }
+    }
+
     /// A short, fixed name for logs and metrics.
     pub fn kind(&self) -> &'static str {
         self.cause.kind()
@@ -183,5 +201,57 @@ impl fmt::Display for Failure {
 impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.cause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Status(StatusCode);
+
+    impl fmt::Display for Status {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fmt(f)
+        }
+    }
+
+    impl Error for Status {}
+
+    impl Fail for Status {
+        fn side(&self) -> Side {
+            Side::Gateway
+        }
+        fn status(&self) -> StatusCode {
+            self.0
+        }
+        fn kind(&self) -> &'static str {
+            "test"
+        }
+    }
+
+    #[test]
+    fn each_status_has_the_grpc_code_that_googles_list_gives_it() {
+        for (status, code) in [
+            (400, Code::InvalidArgument),
+            (401, Code::Unauthenticated),
+            (403, Code::PermissionDenied),
+            (404, Code::NotFound),
+            (408, Code::DeadlineExceeded),
+            (413, Code::InvalidArgument),
+            (429, Code::ResourceExhausted),
+            (500, Code::Internal),
+            (501, Code::Unimplemented),
+            (502, Code::Unavailable),
+            (503, Code::Unavailable),
+            (504, Code::DeadlineExceeded),
+        ] {
+            let failure = StatusCode::from_u16(status).map(|status| Failure::from(Status(status)));
+            let written = failure.map(|failure| failure.grpc_code().into());
+            assert_eq!(written.ok(), Some(code), "{status}");
+        }
     }
 }

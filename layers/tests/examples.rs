@@ -176,7 +176,7 @@ async fn the_tonic_service_ends_a_silent_stream_with_a_status() {
     let mut changes = watch.into_inner();
     assert!(changes.message().await.unwrap().is_some());
     let end = changes.message().await.unwrap_err();
-    assert_eq!(end.code(), tonic::Code::Unavailable, "{end}");
+    assert_eq!(end.code(), tonic::Code::DeadlineExceeded, "{end}");
     assert!(end.message().contains("paused"), "{end}");
 }
 
