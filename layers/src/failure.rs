@@ -229,7 +229,7 @@ mod tests {
             self.0
         }
         fn kind(&self) -> &'static str {
-            "test"
+            "invalid_request"
         }
     }
 
