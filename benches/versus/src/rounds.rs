@@ -15,6 +15,7 @@ use crate::{
     load::{self, Streams, Target},
     running::Running,
     shapes::{Answer, Load, SHAPES, Shape},
+    shared,
 };
 
 /// The share of a core from which a measurement counts as disturbed.
@@ -35,7 +36,7 @@ pub(crate) struct Sample {
     pub(crate) rate: Option<f64>,
     /// The share of its core that the proxy used.
     pub(crate) busy: Option<f64>,
-    /// The time to the first byte at half load.
+    /// The time to the first byte at half load, or of `--shared` at its own rate.
     pub(crate) first_byte: Option<Latency>,
     /// The time to the first byte without a proxy, at the same rate.
     pub(crate) unproxied: Option<Latency>,
@@ -204,7 +205,11 @@ impl Bench<'_> {
         meter.stop(took, total, sample)?;
         let most = total as f64 / took.as_secs_f64();
         sample.rate = Some(most);
-        let rate = (most / 2.0).min(MAX_PUNCTUAL_RATE);
+        let rate = (most / 2.0).min(if self.args.shared {
+            shared::RATE
+        } else {
+            MAX_PUNCTUAL_RATE
+        });
         let duration = Duration::from_secs_f64(self.args.seconds());
         let meter = contender.loss_meter(processes).await?;
         sample.first_byte = Some(load::open(&target, rate, duration, churn, meter).await?);

@@ -22,6 +22,11 @@ use crate::{
 /// The shape that is measured by default: a small request.
 pub(crate) const SHAPES: [&str; 1] = ["unary"];
 
+/// The rate at which the time to the first byte is measured, in requests per second; at most half load. Redis
+/// shares a core with the load generator and the backend, so that near its full load their queue is what is
+/// measured.
+pub(crate) const RATE: f64 = 1000.0;
+
 /// The key of the client, and its line in the settings.
 const KEY: &str = "versus-secret";
 const KEY_LINE: &str =
@@ -116,8 +121,8 @@ pub(crate) fn configure(command: &mut Command, limits: Limits, redis: Option<&Re
     command.envs(redis.map(|redis| ("LLAMATOWER_REDIS_URL", format!("redis://{}", redis.address))));
 }
 
-/// A table for each shape: CPU time, the time to the first byte at half load, and both beside those with
-/// limits in memory.
+/// A table for each shape: CPU time, also beside that with limits in memory, and the time to the first byte at
+/// [`RATE`].
 pub(crate) fn table(report: &Report) -> String {
     let mut text = String::new();
     for shape in report.shapes() {
