@@ -183,14 +183,16 @@ impl Reporter {
         Response::from_parts(head, body)
     }
 
-    /// The error for a response of the backend that has none.
+    /// The error for a response that has none: of the backend, or of a service without backends, as the 404 of
+    /// an axum router.
     fn text_of(&self, status: StatusCode) -> Response<Bytes> {
         let backend = self.record.as_ref();
         let backend = backend.and_then(|record| record.update(|outcome| outcome.backend.clone()));
-        let message = format!(
-            "the backend {}responded with {status} and no reason",
-            backend.map(|name| format!("{name} ")).unwrap_or_default(),
+        let sender = backend.map_or_else(
+            || "server".to_owned(),
+            |backend| format!("backend {backend}"),
         );
+        let message = format!("the {sender} responded with {status} and no reason");
         self.dialect.error_response(status, self.text(&message))
     }
 

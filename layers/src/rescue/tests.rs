@@ -746,7 +746,7 @@ async fn error_with(frames: &[&'static str]) -> String {
 
 #[tokio::test]
 async fn an_error_of_unknown_length_gets_a_text_if_it_ends_without_one() {
-    let text = r#"{"error":"the backend responded with 502 Bad Gateway and no reason"}"#;
+    let text = r#"{"error":"the server responded with 502 Bad Gateway and no reason"}"#;
     for blank in [&[] as &[_], &["\r\n"], &["", " ", "\n"]] {
         let seen = error_with(blank).await;
         assert_eq!(seen, format!("{}{text}", blank.concat()));
