@@ -83,7 +83,6 @@ impl Report {
             .filter(move |sample| sample.shape == shape && sample.contender == contender)
     }
 
-    /// The spread of a contender's figure over the rounds.
     /// The figures of a contender with a shape.
     pub(crate) fn of_contender(
         &self,
@@ -94,6 +93,7 @@ impl Report {
         self.of(shape, contender).filter_map(figure).collect()
     }
 
+    /// The spread of a contender's figure over the rounds.
     pub(crate) fn spread(&self, shape: &str, contender: &str, figure: Figure) -> Option<Spread> {
         Spread::of(self.of(shape, contender).filter_map(figure).collect())
     }
@@ -121,11 +121,33 @@ impl Report {
         contender: &str,
         figure: Figure,
     ) -> Option<Spread> {
-        let ratios = self.of(shape, contender).filter_map(|sample| {
+        self.beside(base, shape, contender, figure, |this, base| this / base)
+    }
+
+    /// A figure minus that of `base` in the same round.
+    pub(crate) fn added_to(
+        &self,
+        base: &str,
+        shape: &str,
+        contender: &str,
+        figure: Figure,
+    ) -> Option<Spread> {
+        self.beside(base, shape, contender, figure, |this, base| this - base)
+    }
+
+    fn beside(
+        &self,
+        base: &str,
+        shape: &str,
+        contender: &str,
+        figure: Figure,
+        of: fn(f64, f64) -> f64,
+    ) -> Option<Spread> {
+        let values = self.of(shape, contender).filter_map(|sample| {
             let base = self.in_round(shape, base, sample.round)?;
-            Some(figure(sample)? / figure(base)?)
+            Some(of(figure(sample)?, figure(base)?))
         });
-        Spread::of(ratios.collect())
+        Spread::of(values.collect())
     }
 
     /// The time to the first byte minus the time without a proxy at the same rate.

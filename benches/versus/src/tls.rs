@@ -156,7 +156,7 @@ pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A table for each shape: CPU time, and memory for each stream.
+/// A table for each shape: CPU time, what TLS adds to it in the same round, and memory for each stream.
 pub(crate) fn table(report: &Report) -> String {
     let mut text = String::new();
     for shape in report.shapes() {
@@ -164,8 +164,8 @@ pub(crate) fn table(report: &Report) -> String {
         // Writing to a `String` cannot fail.
         writeln!(
             text,
-            "| {} | CPU for a {unit}, µs | of nginx with TLS | p99, µs | kB for each stream |\n\
-             |---|---:|---:|---:|---:|",
+            "| {} | CPU for a {unit}, µs | of nginx with TLS | added by TLS, µs | p99, µs | kB for each stream |\n\
+             |---|---:|---:|---:|---:|---:|",
             shape.title
         )
         .ok();
@@ -189,8 +189,16 @@ pub(crate) fn table(report: &Report) -> String {
                 let shown =
                     |value: Option<f64>| value.map_or("–".to_owned(), |it| format!("{it:.0}"));
                 let (cpu, ratio) = (cpu.text(1), ratio.text(2));
+                let added = name.strip_suffix(" tls").and_then(|plain| {
+                    report.added_to(plain, shape.name, name, |sample| sample.cpu)
+                });
+                let added = added.map_or("–".to_owned(), |added| added.text(1));
                 let (p99, memory) = (shown(figure(&p99)), shown(figure(&memory)));
-                writeln!(text, "| {title} | {cpu} | {ratio} | {p99} | {memory} |").ok();
+                writeln!(
+                    text,
+                    "| {title} | {cpu} | {ratio} | {added} | {p99} | {memory} |"
+                )
+                .ok();
             }
         }
         text.push('\n');
