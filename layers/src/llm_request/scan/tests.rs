@@ -52,6 +52,25 @@ fn all_keys_are_found_in_every_order() {
 }
 
 #[test]
+fn each_dialects_limit_of_the_answer_is_found_and_the_largest_counts() {
+    for (dialect, body, limit) in [
+        (Dialect::Ollama, r#"{"options":{"num_predict":7}}"#, Some(7)),
+        (Dialect::OpenAi, r#"{"max_tokens":7}"#, Some(7)),
+        (
+            Dialect::OpenAi,
+            r#"{"max_tokens":9,"max_completion_tokens":7}"#,
+            Some(9),
+        ),
+        (Dialect::Responses, r#"{"max_output_tokens":7}"#, Some(7)),
+        (Dialect::Anthropic, r#"{"max_tokens":7}"#, Some(7)),
+        (Dialect::OpenAi, r#"{"max_tokens":null}"#, None),
+    ] {
+        let found = scan_with(Keys::of(dialect, Operation::Chat), &[body.as_bytes()]).unwrap();
+        assert_eq!(found.max_tokens, limit, "{body}");
+    }
+}
+
+#[test]
 fn only_the_options_of_the_body_are_options() {
     for body in [
         r#"{"options":{"deep":{"num_ctx":1}}}"#,
