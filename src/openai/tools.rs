@@ -66,11 +66,17 @@ impl ToolCalls {
         Ok(())
     }
 
-    /// Where a part belongs. Without an index, a new id or a name begins a new call.
+    /// Where a part belongs. Without an index, a new id or a name begins a new call. With the index of a known
+    /// call, only another id with a name does: some servers give each call the index 0, and others give each
+    /// fragment an id of its own.
     fn place(&self, index: Option<usize>, id: Option<&str>, has_name: bool) -> usize {
         let new = self.calls.len();
         if let Some(index) = index {
-            let known = self.calls.iter().position(|call| call.index == index);
+            let known = self.calls.iter().rposition(|call| {
+                let is_another =
+                    has_name && !call.id.is_empty() && id.is_some_and(|id| id != call.id);
+                call.index == index && !is_another
+            });
             return known.unwrap_or(new);
         }
         match id {
@@ -183,6 +189,32 @@ mod tests {
         let written = written(&parts, false).unwrap();
         assert_eq!(written[0]["function"]["arguments"], json!({"a": 1}));
         assert_eq!(written[1]["function"]["arguments"], json!({"a": 2}));
+    }
+
+    #[test]
+    fn calls_that_all_have_the_index_0_are_told_apart_by_their_ids() {
+        let parts = [
+            r#"{"index":0,"id":"c1","function":{"name":"add","arguments":"{\"a\":1}"}}"#,
+            r#"{"index":0,"id":"c2","function":{"name":"add","arguments":"{\"a\""}}"#,
+            r#"{"index":0,"function":{"arguments":":2}"}}"#,
+        ];
+        let expected = json!([
+            {"id": "c1", "function": {"index": 0, "name": "add", "arguments": {"a": 1}}},
+            {"id": "c2", "function": {"index": 1, "name": "add", "arguments": {"a": 2}}},
+        ]);
+        assert_eq!(written(&parts, false), Ok(expected));
+    }
+
+    #[test]
+    fn fragments_of_one_call_with_an_id_each_stay_one_call() {
+        let parts = [
+            r#"{"index":0,"id":"c1","function":{"name":"add","arguments":""}}"#,
+            r#"{"index":0,"id":"c2","function":{"arguments":"{\"a\""}}"#,
+            r#"{"index":0,"id":"c3","function":{"name":"","arguments":":1}"}}"#,
+        ];
+        let expected =
+            json!([{"id": "c1", "function": {"index": 0, "name": "add", "arguments": {"a": 1}}}]);
+        assert_eq!(written(&parts, false), Ok(expected));
     }
 
     #[test]

@@ -304,7 +304,7 @@ settings! {
     /// The cache of responses.
     cache: Cache {
         max_bytes: Option<u64> = optional(size), "LLAMATOWER_CACHE" OptionalSize "off"
-            "The memory for cached responses: embeddings, and requests that are deterministic (temperature 0 or a seed). Each client has its own entries; `Cache-Status` in the response reports a hit or miss. Set it if the same texts are embedded repeatedly."
+            "The memory for cached responses: embeddings, and requests that are deterministic (temperature 0, or a seed other than -1). Each client has its own entries; `Cache-Status` in the response reports a hit or miss. Set it if the same texts are embedded repeatedly."
         time_to_live: Option<Duration> = optional(duration), "LLAMATOWER_CACHE_TIME_TO_LIVE" OptionalDuration "1h"
             "The time that a response stays in the cache. Lower it to use less memory; raise it if the same texts come back later."
     }

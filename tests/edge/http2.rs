@@ -141,6 +141,49 @@ async fn the_rules_for_requests_hold() {
 }
 
 #[tokio::test]
+async fn the_response_to_head_has_the_length_of_that_to_get_and_no_body() {
+    let folder = Folder::new();
+    let stack = service_fn(|request: Request<RequestBody>| async move {
+        let answer = match request.uri().path() {
+            // A backend's: the length of a body that it does not send.
+            "/blob" => Response::builder().header("content-length", 9),
+            _ => Response::builder(),
+        };
+        let (feed, body) = fed();
+        if request.uri().path() == "/stream" {
+            feed.frames.send(Bytes::from_static(b"a line\n")).unwrap();
+        }
+        Ok::<_, Infallible>(answer.body(body).unwrap())
+    });
+    let edge = Running::start(folder.edge(loopback()), stack).await;
+    let mut connection = Connection::to(&edge, &folder).await;
+    for (host, path, status) in [
+        ("localhost", "/health", 200),
+        ("localhost", "/blob", 200),
+        ("localhost", "/stream", 200),
+        ("evil.example", "/", 403),
+    ] {
+        let url = format!("https://{host}{path}");
+        let head = connection.begin(Request::head(&url).body(()).unwrap());
+        let head = within_limit(head.await).await.unwrap();
+        assert_eq!(head.status(), status, "{path}");
+        let length = head.headers().get("content-length").cloned();
+        match path {
+            "/stream" => assert_eq!(length, None),
+            "/blob" => assert_eq!(length.unwrap(), "9"),
+            _ => {
+                let get = connection.begin(Request::get(&url).body(()).unwrap());
+                let get = within_limit(get.await).await.unwrap();
+                assert_eq!(length, get.headers().get("content-length").cloned());
+                assert!(!text(get.into_body()).await.is_empty());
+            }
+        }
+        assert_eq!(text(head.into_body()).await, "", "{path}");
+    }
+    assert_eq!(edge.gauges.in_flight(), 0);
+}
+
+#[tokio::test]
 async fn a_head_above_the_limit_is_refused() {
     let folder = Folder::new();
     let config = EdgeConfig {

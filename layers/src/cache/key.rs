@@ -89,11 +89,11 @@ fn parse(body: &[Bytes]) -> Option<Map<String, Value>> {
 }
 
 fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
-    // A request that unloads a model must reach the backend.
-    let unloads = fields.get("keep_alive").is_some_and(|value| {
-        value.as_f64() == Some(0.0) || matches!(value.as_str(), Some("0" | "0s"))
-    });
-    if unloads {
+    // A request that loads or unloads a model must reach the backend.
+    let has_prompt = ["prompt", "messages", "input"]
+        .iter()
+        .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)));
+    if !has_prompt || fields.get("keep_alive").is_some_and(unloads) {
         return false;
     }
     if endpoint.operation == Operation::Embed {
@@ -106,11 +106,21 @@ fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
         },
         _ => fields,
     };
-    let has_prompt = ["prompt", "messages", "input"]
-        .iter()
-        .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)));
     let has_zero_temperature = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
-    has_prompt && (has_zero_temperature || options.get("seed").is_some_and(Value::is_i64))
+    has_zero_temperature || options.get("seed").is_some_and(is_seed)
+}
+
+/// Whether a `keep_alive` unloads the model: 0, or a duration without a digit above 0, as `0m` or `0h0s`.
+fn unloads(keep_alive: &Value) -> bool {
+    match keep_alive {
+        Value::String(text) => !text.contains(|digit| matches!(digit, '1'..='9')),
+        value => value.as_f64() == Some(0.0),
+    }
+}
+
+/// Whether a seed makes the answer repeatable. -1 is Ollama's default: another seed for each request.
+fn is_seed(value: &Value) -> bool {
+    value.is_u64() || value.as_i64().is_some_and(|seed| seed != -1)
 }
 
 fn is_empty(value: &Value) -> bool {

@@ -1,7 +1,7 @@
 //! A cache for deterministic responses: exact matches only, off by default.
 //!
 //! The same model gives the same embedding for the same text. A chat answer is deterministic if the
-//! request sets temperature 0 or a seed. [`CacheLayer`] keeps such answers in memory, limited in
+//! request sets temperature 0, or a seed other than -1. [`CacheLayer`] keeps such answers in memory, limited in
 //! bytes. Equal requests share one exchange: while a response is in progress, a second equal request
 //! receives it as it arrives.
 //!

@@ -202,6 +202,19 @@ async fn requests_that_are_not_deterministic_are_not_cached() {
             true,
         ),
         ("/v1/completions", r#"{"prompt":"a","seed":1}"#, true),
+        // Ollama's default, which is another seed for each request.
+        ("/v1/completions", r#"{"prompt":"a","seed":-1}"#, false),
+        (
+            "/api/generate",
+            r#"{"prompt":"a","options":{"seed":-1,"temperature":1}}"#,
+            false,
+        ),
+        // They unload and load the model.
+        ("/api/embed", r#"{"input":"a","keep_alive":"0m"}"#, false),
+        ("/api/embed", r#"{"input":"a","keep_alive":"0h0s"}"#, false),
+        ("/api/embed", r#"{"input":"a","keep_alive":"10m"}"#, true),
+        ("/api/embed", r#"{"keep_alive":"5m"}"#, false),
+        ("/api/embed", r#"{"input":""}"#, false),
         ("/v1/embeddings", r#"{"input":"a"}"#, true),
         ("/api/show", r#"{"model":"tiny"}"#, false),
         ("/api/embed", "no JSON", false),

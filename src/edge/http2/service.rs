@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONTENT_LENGTH;
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -54,6 +55,7 @@ where
         let state = StreamState::new(of_request);
         self.streams.begin(state.clone());
         StreamFuture {
+            is_head: request.method() == Method::HEAD,
             step: self.edge.begin_stream(request, &state.of_request),
             state,
         }
@@ -66,6 +68,7 @@ pin_project! {
         #[pin]
         step: Step<S>,
         state: Arc<StreamState>,
+        is_head: bool,
     }
 }
 
@@ -84,8 +87,33 @@ where
             .poll_answer(&this.state.of_request, ResponseBody::uncut, cx);
         let answer = ready!(answer);
         this.state.set_answered();
+        let answer = match *this.is_head {
+            true => without_body(answer),
+            false => answer,
+        };
         Poll::Ready(Ok(
             answer.map(|body| StreamBody::new(body, this.state.clone()))
         ))
     }
+}
+
+/// The response to HEAD: with the length of its body, and without the body. In HTTP/1 hyper does this; in HTTP/2
+/// it would send the body, and clients break off the stream.
+fn without_body<B>(mut answer: Response<Either<Full<Bytes>, B>>) -> Response<Either<Full<Bytes>, B>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let length = answer.body().size_hint().exact();
+    let has_content = !matches!(
+        answer.status(),
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if let Some(length) = length.filter(|_| has_content) {
+        let headers = answer.headers_mut();
+        headers
+            .entry(CONTENT_LENGTH)
+            .or_insert_with(|| length.into());
+    }
+    answer.map(|_| Either::Left(Full::default()))
 }
