@@ -76,6 +76,25 @@ async fn requests_that_wait_for_a_load_are_sent_once_it_is_complete() {
     assert!(!loading.is_finished());
 }
 
+#[tokio::test]
+async fn before_its_first_response_ends_a_model_is_loaded_on_a_second_server_for_those_that_wait() {
+    // A response takes 200 s.
+    let endless = || {
+        let model = ModelSpec::new("tiny").with_reply_tokens(10_000);
+        sim_with(model.with_pace(Duration::from_millis(20)))
+    };
+    let (one, two) = (endless().await, endless().await);
+    let settings = [("LLAMATOWER_SLOTS", "1"), FAST_PROBES];
+    let gateway = Gateway::start_up(&[&one, &two], &settings).await;
+    let mut first = gateway.connect().await;
+    first.post("/api/chat", &chat()).await;
+    assert_eq!(first.head().await.status, 200);
+    let mut second = gateway.connect().await;
+    second.post("/api/chat", &chat()).await;
+    assert_eq!(second.head().await.status, 200);
+    assert_eq!((one.state().loads, two.state().loads), (1, 1));
+}
+
 /// A server of these models with room for so many, at an address that may have been used before.
 async fn server_at(address: Option<SocketAddr>, models: &[&str], room: usize) -> SimHandle {
     let mut sim = Sim::builder().max_loaded(room);

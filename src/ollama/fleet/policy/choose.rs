@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
 use super::decisions::{Considered, DecisionId, Decisions};
-use super::lane::{Flight, Lane};
+use super::lane::{Flight, Lane, seconds};
 use super::model::Model;
 use super::{FlightId, Policy, ServerId};
 
@@ -305,7 +305,9 @@ impl Policy {
         let total = judged.terms.total();
         search.has_copy |= !judged.loads;
         decisions.consider(|| Considered::compared(lane.server, view, &judged));
-        if judged.is_open {
+        // The slots of a server that is down are not waited for: who holds them may hang, and a request
+        // that is sent there fails soon, by its connection or by the clock for such servers.
+        if judged.is_open || view.availability >= Availability::Down {
             let others = f64::from(server.outside.others);
             let crowd = (f64::from(lane.in_flight) + others + 1.0) / server.spec.weight;
             if search.is_better(total, crowd) {
@@ -347,6 +349,12 @@ impl Policy {
         if open.loads && is_overdue(model, load, ask) {
             return true;
         }
+        // Before the first response of the model nothing tells how long its slots stay taken. They were
+        // taken as long as this request has waited, and as long again is to be expected.
+        let closed = match service > 0.0 {
+            true => closed,
+            false => closed.max(seconds(ask.since, ask.now)),
+        };
         let behind = ask.waiting.saturating_sub(1) as f64;
         let gain = match search.pace {
             pace if pace > 0.0 => behind / pace,

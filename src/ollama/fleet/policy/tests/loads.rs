@@ -78,6 +78,51 @@ fn a_second_copy_is_loaded_only_if_many_wait() {
 }
 
 #[test]
+fn before_the_first_response_a_second_copy_is_loaded_when_a_request_has_waited_three_loads() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.list(0, &["m"]);
+    let id = stage.servers[0];
+    // What is assumed for a model of 8 GB.
+    let load = 8.5;
+    while let Some(grant) = stage.choose("m", 0.0, 1) {
+        assert!(grant.server == id && !grant.loads);
+    }
+    assert!(stage.choose("m", 2.9 * load, 1).is_none());
+    let copy = stage.choose("m", 3.1 * load, 1).unwrap();
+    assert!(copy.server == stage.servers[1] && copy.loads);
+}
+
+#[test]
+fn a_request_does_not_wait_for_the_slots_of_a_server_that_is_down() {
+    let mut stage = Stage::new(1, &["m"]);
+    stage.serve("m", 8.0);
+    while stage.choose("m", 0.0, 1).is_some() {}
+    let with = |policy: &mut Policy, availability| {
+        let model = model("m");
+        let view = View {
+            availability,
+            was_tried: false,
+            is_trial: false,
+        };
+        policy
+            .choose(&ask(&model, stage.now), |_| Some(view))
+            .is_some()
+    };
+    for (availability, is_sent) in [
+        (Availability::Avoided, false),
+        (Availability::BreakerOpen, false),
+        (Availability::Down, true),
+        (Availability::DownAndOpen, true),
+    ] {
+        assert_eq!(
+            with(&mut stage.policy, availability),
+            is_sent,
+            "{availability:?}"
+        );
+    }
+}
+
+#[test]
 fn a_busy_model_is_not_unloaded_before_it_has_had_its_time() {
     let mut stage = Stage::new(1, &["a", "b"]);
     // Only one model fits.
