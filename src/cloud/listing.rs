@@ -62,7 +62,11 @@ impl Cloud {
             return Err(NoList::Status(status, text_of(&page)));
         }
         let listed = models::read(&page).map_err(|_| NoList::NotAList)?;
-        let is_listed = |name: &&str| listed.iter().any(|model| model.id == **name);
+        // An Ollama lists a name without a tag with its tag.
+        let is_listed = |name: &&str| {
+            let mut listed = listed.iter().map(|model| &*model.id);
+            listed.any(|id| id == *name || id.strip_suffix(":latest") == Some(name))
+        };
         let names = self.models.names_there();
         Ok(Listing {
             unlisted: names

@@ -232,7 +232,11 @@ async fn a_key_is_refused_once_it_has_expired() {
     let is_it =
         |line: &Value| line["message"] == "an API key has expired" && line["identity"] == "ada";
     it.gateway.logged("the expiry", is_it).await;
+    let seen = it.gateway.lines_logged();
     assert_eq!(it.status("ada-key").await, 401);
+    let is_it = |line: &Value| line["message"] == "request";
+    let line = it.gateway.logged_after(seen, "the refused request", is_it);
+    assert_eq!(line.await["identity"], "ada");
     assert_eq!(keys().await[0]["is_expired"], true);
     let failed = it
         .gateway

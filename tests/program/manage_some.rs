@@ -171,6 +171,9 @@ async fn the_output_of_keygen_can_be_the_file_of_the_key() {
     let url = gateway.url("");
     let path = file.path().to_str().unwrap().to_owned();
     let arguments = ["models", "pull", "new", "--url", &url, "--key-file", &path];
+    let without = run(&arguments[..5], &[]).await;
+    let advice = "by LLAMATOWER_ADMIN_KEY or --key-file";
+    assert!(without.stderr.contains(advice), "{}", without.stderr);
     file.write_all(output.as_bytes()).unwrap();
     let pulled = run(&arguments, &[]).await;
     assert_eq!(pulled.code, Some(0), "{}", pulled.stderr);

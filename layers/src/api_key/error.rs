@@ -24,9 +24,12 @@ pub struct MissingKey;
 pub struct WrongKey;
 
 /// The request's key has expired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the API key has expired; ask the operator of this gateway for a new one")]
-pub struct ExpiredKey;
+pub struct ExpiredKey {
+    /// The owner of the key; the client is not told.
+    pub(super) owner: Arc<str>,
+}
 
 /// Too many requests with wrong keys came from the client's address. Requests with a valid key are
 /// not affected, so it tells the client to correct its key.

@@ -47,10 +47,14 @@ impl Policy {
         }
         let shown = shown?;
         let Found {
-            identity,
-            has_expired,
+            identity, expired, ..
         } = self.find(&shown)?;
-        let has_expired = has_expired || authenticated.has_expired;
+        let expired = expired.or(authenticated.expired);
+        let has_expired = expired.is_some();
+        let as_expired = || {
+            let owner = expired.unwrap_or_default();
+            Err(ExpiredKey { owner }.into())
+        };
         let known = identity.or(authenticated.identity);
         match (access, &known) {
             (
@@ -60,13 +64,13 @@ impl Policy {
                 }),
             ) => Err(self.refuse_management(known)),
             // What the key could do would not tell what to do.
-            (Access::Admin, None) if has_expired => Err(ExpiredKey.into()),
+            (Access::Admin, None) if has_expired => as_expired(),
             (Access::Admin, None) if !self.keys.get().has(Role::Admin) => {
                 Err(self.refuse_management(None))
             }
             (Access::Admin, None) if shown.is_empty() => Err(self.refuse_management(None)),
             (_, Some(_)) => Ok(known),
-            (_, None) if has_expired => Err(ExpiredKey.into()),
+            (_, None) if has_expired => as_expired(),
             (_, None) if !shown.is_empty() => Err(WrongKey.into()),
             (Access::Anonymous, None) => Ok(None),
             (_, None) => Err(MissingKey.into()),
@@ -129,13 +133,13 @@ impl Policy {
     fn find(&self, shown: &[ShownKey]) -> Result<Found, AmbiguousCredential> {
         let keys = self.keys.get();
         let mut found: Option<(&[u8], &Identity)> = None;
-        let mut has_expired = false;
+        let mut expired = None;
         for key in shown.iter().map(ShownKey::as_bytes) {
             let Some(known) = keys.find_bytes(key) else {
                 continue;
             };
             if known.is_expired() {
-                has_expired = true;
+                expired = Some(known.identity.name.clone());
                 continue;
             }
             if found.is_some_and(|(other, _)| other != key) {
@@ -145,7 +149,7 @@ impl Policy {
         }
         Ok(Found {
             identity: found.map(|(_, identity)| identity.clone()),
-            has_expired,
+            expired,
         })
     }
 
@@ -182,7 +186,7 @@ impl Policy {
         let keys = self.keys.get();
         let identity = keys.named(name).cloned();
         Found {
-            has_expired: identity.is_none() && keys.has_only_expired(name),
+            expired: (identity.is_none() && keys.has_only_expired(name)).then(|| name.clone()),
             identity,
         }
     }
@@ -208,15 +212,24 @@ impl Policy {
 #[derive(Default)]
 struct Found {
     identity: Option<Identity>,
-    /// There is a known key that has expired.
-    has_expired: bool,
+    /// The owner of a known key that has expired.
+    expired: Option<Arc<str>>,
+}
+
+/// The owner of the key of a refused request, if it is known.
+fn owner(failure: &Failure) -> Option<&Arc<str>> {
+    if let Some(expired) = failure.caused_by::<ExpiredKey>() {
+        return Some(&expired.owner);
+    }
+    let refused = failure.caused_by::<ManagementRefused>()?;
+    Some(&refused.identity.as_ref()?.name)
 }
 
 /// Names the owner of the key in the request's record.
-fn record(_request: &Extensions, _identity: &Identity) {
+fn record(_request: &Extensions, _owner: &Arc<str>) {
     #[cfg(feature = "outcome")]
     crate::Record::update_in(_request, |outcome| {
-        outcome.identity = Some(_identity.name.clone());
+        outcome.identity = Some(_owner.clone());
     });
 }
 
@@ -270,9 +283,8 @@ where
             Ok(known) => known,
             Err(failure) => {
                 let extensions = request.extensions();
-                let refused = failure.caused_by::<ManagementRefused>();
-                if let Some(known) = refused.and_then(|refused| refused.identity.as_ref()) {
-                    record(extensions, known);
+                if let Some(owner) = owner(&failure) {
+                    record(extensions, owner);
                 }
                 let failure = self.policy.slow_down(failure, has_credential, extensions);
                 let failure = Some(failure);
@@ -282,7 +294,7 @@ where
             }
         };
         if let Some(identity) = known {
-            record(request.extensions(), &identity);
+            record(request.extensions(), &identity.name);
             request.extensions_mut().insert(identity);
         }
         ApiKeyFuture {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -155,7 +155,7 @@ impl GatewayClient {
             return Ok(lines);
         }
         let text = lines.whole().await?;
-        let reason = match error_text(&text).or_else(|| plain_text(&text)) {
+        let mut reason = match error_text(&text).or_else(|| plain_text(&text)) {
             Some(text) if text == UNKNOWN_PATH => format!(
                 "{url} has no such page, so it is probably the gateway's address for {}, or lacks \
                  LLAMATOWER_BASE_PATH; give that of {} with {}",
@@ -164,6 +164,11 @@ impl GatewayClient {
             Some(text) => text,
             None => format!("the gateway responded with {status}"),
         };
+        if self.key.is_none() && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+        {
+            reason +=
+                "; give this command an administrator's key by LLAMATOWER_ADMIN_KEY or --key-file";
+        }
         let action = action.to_owned();
         Err(ManageError::Failed { action, reason })
     }
