@@ -17,7 +17,8 @@ NAMESPACES = ("backend", "model-hosting")
 
 def documented() -> set[str]:
     """The commands of the guide, without the shown output."""
-    text = GUIDE.read_text()
+    # The marks of a fenced block would be taken for those of a command in a sentence.
+    text = re.sub(r"^```.*?^```$", "", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
     in_a_sentence = re.findall(r"`([^`]+)`", text)
     return {line.split("  #")[0].strip() for line in lines} | set(in_a_sentence)

@@ -15,6 +15,8 @@ LARGE = 4 << 20
 KEY = "llt_a-key-of-the-trial"
 """What all requests show; the Secret has its digest."""
 HEADERS = {"Authorization": f"Bearer {KEY}"}
+# A node remembers for minutes which pod a source port was routed to, so each port is used once in that time.
+_SOURCE_PORTS = itertools.cycle(range(12_000, 30_000))
 
 
 @dataclass
@@ -41,6 +43,18 @@ class _Bound(http.client.HTTPConnection):
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def unconnected(host: str, port: int) -> http.client.HTTPConnection:
+    """A connection from a source port that no other connection uses now or used in the last minutes."""
+    for source in _SOURCE_PORTS:
+        bound = socket.socket()
+        try:
+            bound.bind(("", source))
+            break
+        except OSError:
+            bound.close()
+    return _Bound(bound, host, port)
+
+
 class Load:
     """Short requests, large requests, keep-alive connections, and streams of given lengths in seconds."""
 
@@ -48,8 +62,6 @@ class Load:
         self._host, self._port = host, port
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        # A node remembers for minutes which pod a source port was routed to, so each port is used once in that time.
-        self._source_ports = itertools.cycle(range(12_000, 30_000))
         self.requests: list[Request] = []
         self.under_way = 0
         workers = [self._short] * 4 + [self._large] * 2 + [self._kept] * 2
@@ -121,7 +133,7 @@ class Load:
     def _generate(self, kind: str, model: str, tokens: int, prompt: str = "x") -> None:
         begun = time.monotonic()
         backend, detail = "", ""
-        connection = self._unconnected()
+        connection = unconnected(self._host, self._port)
         with self._lock:
             self.under_way += 1
         try:
@@ -140,17 +152,6 @@ class Load:
         with self._lock:
             self.under_way -= 1
         self._note(Request(kind, begun, time.monotonic(), outcome, backend, detail))
-
-    def _unconnected(self) -> "_Bound":
-        """A connection from a source port that no other connection uses now or used in the last minutes."""
-        for port in self._source_ports:
-            bound = socket.socket()
-            try:
-                bound.bind(("", port))
-                break
-            except OSError:
-                bound.close()
-        return _Bound(bound, self._host, self._port)
 
     def _note(self, request: Request) -> None:
         with self._lock:

@@ -41,6 +41,7 @@ def start() -> None:
     _start_kubelet()
     _start_proxy()
     eventually(_is_ready, "the node is ready", 60)
+    _make_volume()
 
 
 def load(archive: Path) -> None:
@@ -226,6 +227,25 @@ def _start_proxy() -> None:
 def _is_ready() -> bool:
     wanted = '{.status.conditions[?(@.type=="Ready")].status}'
     return _kubectl("get", "node", NAME, "-o", f"jsonpath={wanted}") == "True"
+
+
+def _make_volume() -> None:
+    """A volume for one claim. k3s has a storage class for this, `local-path`; its program is not here."""
+    (STATE / "volume").mkdir()
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NAME]}
+    _write("volume.json", {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "volume"},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            # Not a hostPath: for this kind the kubelet gives the files to the group of the pod, as k3s' own does.
+            "local": {"path": str(STATE / "volume")},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+        },
+    })
+    _run("kubectl", f"--kubeconfig={KUBECONFIG}", "apply", "-f", "volume.json")
 
 
 def _write(name: str, content: dict) -> None:

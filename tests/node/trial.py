@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -11,9 +9,12 @@ import time
 from pathlib import Path
 
 import chart
+import node
+import shared_limits
 from cluster import NAMESPACES, ROOT, Cluster, eventually
 from figures import MIB, MemoryWatch, limits
 from load import KEY, Load, Pressure, Request
+from replica import Replica
 
 BASE = ROOT / "k8s" / "base"
 LONGEST = int(os.environ.get("NODE_LONGEST_STREAM", "300"))
@@ -165,14 +166,15 @@ def show_limits(cluster: Cluster) -> None:
 def kill(cluster: Cluster, load: Load) -> None:
     """Kills one pod: its requests end visibly incomplete, and no other request fails."""
     pod = cluster.pods("backend", "backend")[0]["metadata"]["name"]
-    under_way = under_way_in(cluster, pod)
+    with Replica(cluster, pod) as replica:
+        under_way = replica.metric("http_server_active_requests")
     killed = time.monotonic()
     cluster.kubectl(f"delete pod {pod} -n backend --force --grace-period=0")
     cluster.guide(STATUS)
     time.sleep(10)
     failures = load.failures()
     older = [request for request in failures if request.begun < killed]
-    print(f"a pod was killed with {under_way} requests in progress: {len(older)} of them failed,", end=" ")
+    print(f"a pod was killed with {under_way:.0f} requests in progress: {len(older)} of them failed,", end=" ")
     print(f"and {len(failures) - len(older)} requests that were being sent to it failed", flush=True)
     for request in failures:
         begun, ended = request.begun - killed, request.ended - killed
@@ -192,7 +194,31 @@ def apply_overlay(cluster: Cluster) -> None:
     budget = cluster.json("get poddisruptionbudget backend -n backend")
     assert budget["spec"]["minAvailable"] == 1
     cluster.kubectl("apply -k k8s/overlays/traefik --dry-run=server")
+    try_autoscale(cluster)
     assert "ok" in answered(cluster, "curl http://<NodeIP>:30080/health")
+
+
+def try_autoscale(cluster: Cluster) -> None:
+    """The API server accepts the overlay, except what only the Prometheus operator brings."""
+    command = "kubectl apply -k k8s/overlays/autoscale --server-side --force-conflicts"
+    cluster.must_be_documented(command)
+    done = subprocess.run(
+        [*command.split(), "--dry-run=server"], cwd=ROOT, env=cluster.environment, capture_output=True, text=True
+    )
+    known = ('no matches for kind "PrometheusRule"', 'no matches for kind "ServiceMonitor"', "ensure CRDs are installed first")
+    lines = [line for line in done.stderr.splitlines() if line and not line.startswith("Warning: ")]
+    errors = [line for line in lines if not any(text in line for text in known)]
+    assert not errors, errors
+    assert "horizontalpodautoscaler.autoscaling/backend serverside-applied (server dry run)" in done.stdout, done.stdout
+
+
+def share_limits(cluster: Cluster) -> None:
+    """Applies the overlay with a Redis."""
+    is_own = os.environ["NODE_KUBECONFIG"] == str(node.KUBECONFIG)
+    if why := shared_limits.missing(cluster, is_own):
+        print(f"left out: limits that replicas share, {why}")
+        return
+    shared_limits.run_under_load(cluster)
 
 
 def take_over_by_chart(cluster: Cluster) -> None:
@@ -206,20 +232,6 @@ def take_over_by_chart(cluster: Cluster) -> None:
 
 def assert_visible(failures: list[Request]) -> None:
     assert all(request.outcome in ("cut", "told") for request in failures), failures[:10]
-
-
-def under_way_in(cluster: Cluster, pod: str) -> int:
-    """The replica's own count, from the admin listener, which is reachable only inside the pod."""
-    command = f"kubectl port-forward -n backend pod/{pod} 3001:3001"
-    with subprocess.Popen(shlex.split(command), env=cluster.environment, stdout=subprocess.DEVNULL) as forwarding:
-        page = eventually(lambda: fetched("http://localhost:3001/metrics"), "the pod's metrics", 10)
-        forwarding.terminate()
-    rows = re.findall(r"^http_server_active_requests(?:{.*})? (\d+)", page, re.MULTILINE)
-    return sum(map(int, rows))
-
-
-def fetched(url: str) -> str:
-    return subprocess.run(["curl", "-sS", url], capture_output=True, text=True).stdout
 
 
 def run_under_load(cluster: Cluster) -> None:
@@ -264,6 +276,7 @@ def main() -> None:
             run_under_load(cluster)
             press(cluster)
             apply_overlay(cluster)
+            share_limits(cluster)
         take_over_by_chart(cluster)
         show_memory(memory)
     finally:
