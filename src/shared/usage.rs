@@ -85,17 +85,17 @@ impl SharedUsage {
     pub async fn send(&self) -> bool {
         let mut sending = self.pending.sending.lock().await;
         loop {
-            let batch = match sending.take() {
-                Some(batch) => batch,
-                None => match self.next_batch() {
-                    Some(batch) => batch,
-                    None => return true,
-                },
+            if sending.is_none() {
+                *sending = self.next_batch();
+            }
+            // It stays there meanwhile: an operator's client that disconnects ends this function at any time.
+            let Some(batch) = &*sending else {
+                return true;
             };
-            if self.add(&batch).await.is_err() {
-                *sending = Some(batch);
+            if self.add(batch).await.is_err() {
                 return false;
             }
+            *sending = None;
         }
     }
 
@@ -216,5 +216,87 @@ impl Persist for SharedUsage {
 impl std::fmt::Debug for SharedUsage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SharedUsage").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use jiff::tz::TimeZone;
+    use llamatower_layers::redis::RedisConfig;
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::state::ChangeSignal;
+
+    /// The words of a command.
+    async fn read_command(client: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+        async fn number(client: &mut BufReader<TcpStream>) -> Option<usize> {
+            let mut line = String::new();
+            client.read_line(&mut line).await.ok()?;
+            line.get(1..)?.trim().parse().ok()
+        }
+        let mut words = Vec::new();
+        for _ in 0..number(client).await? {
+            let mut word = vec![0; number(client).await? + 2];
+            client.read_exact(&mut word).await.ok()?;
+            words.push(String::from_utf8(word).ok()?.trim_end().to_owned());
+        }
+        Some(words)
+    }
+
+    /// A Redis that tells of each call of a script, and disconnects instead of answering the first.
+    async fn redis_that_fails_once() -> (Redis, mpsc::UnboundedReceiver<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("redis://{}", listener.local_addr().unwrap());
+        let (told, calls) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            let mut has_failed = false;
+            while let Ok((client, _)) = listener.accept().await {
+                let mut client = BufReader::new(client);
+                while let Some(words) = read_command(&mut client).await {
+                    let is_script = words[0] == "EVALSHA";
+                    let fails = is_script && !has_failed;
+                    if is_script {
+                        told.send(words).unwrap();
+                    }
+                    has_failed |= fails;
+                    let answer = if is_script { "*0\r\n" } else { "+OK\r\n" };
+                    if fails || client.write_all(answer.as_bytes()).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        let config = RedisConfig::new(address.parse().unwrap());
+        let redis = Redis::start(config.with_deadline(Duration::from_secs(20)));
+        redis.connected().await;
+        (redis, calls)
+    }
+
+    #[tokio::test]
+    async fn usage_is_sent_again_after_a_sender_was_dropped_in_the_middle() {
+        let (redis, mut calls) = redis_that_fails_once().await;
+        let usage = Arc::new(Usage::new(TimeZone::UTC, ChangeSignal::default()));
+        let shared = SharedUsage::new(usage, redis.clone(), 30);
+        let (day, key, model) = (20_261_130, "ada".into(), "tiny".into());
+        let row = UsageKey { day, key, model };
+        shared.lock().insert(row, [7; COUNTS]);
+        // An operator's client asks for the usage, and disconnects.
+        let first = tokio::select! {
+            biased;
+            call = calls.recv() => call.unwrap(),
+            _ = shared.send() => panic!("Redis has not answered"),
+        };
+        redis.connected().await;
+        while !shared.send().await {
+            redis.connected().await;
+        }
+        assert_eq!(calls.try_recv().ok(), Some(first), "the same batch");
+        assert!(shared.send().await);
+        assert!(calls.try_recv().is_err(), "and only once");
     }
 }
