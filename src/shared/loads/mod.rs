@@ -263,7 +263,7 @@ impl OwnLoad {
 
     fn set(&self, state: State) {
         let mut own = self.loads.lock();
-        own.retain(|load| load.name != self.name);
+        own.retain(|load| load.number != self.number);
         own.push(Own {
             name: self.name.clone(),
             number: self.number,
@@ -307,5 +307,38 @@ impl fmt::Debug for OwnLoad {
         f.debug_struct("OwnLoad")
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use llamatower_layers::redis::RedisConfig;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_load_that_is_dropped_leaves_a_later_one_of_the_same_model() {
+        // Nothing is sent.
+        let config = RedisConfig::new("redis://127.0.0.1:1".parse().unwrap());
+        let loads = Loads::new(Redis::start(config));
+        let load = |number| OwnLoad {
+            loads: loads.clone(),
+            name: name_of("gpu", "tiny"),
+            number,
+            began: Instant::now(),
+        };
+        let (first, second) = (load(1), load(2));
+        first.set(State::InProgress);
+        second.set(State::InProgress);
+        drop(first);
+        let states = || -> Vec<_> {
+            let own = loads.lock();
+            own.iter().map(|load| (load.number, load.state)).collect()
+        };
+        assert_eq!(states(), [(2, State::InProgress), (1, State::Failed)]);
+        second.complete();
+        assert_eq!(states(), [(1, State::Failed), (2, State::Complete)]);
     }
 }
