@@ -30,6 +30,8 @@ pub(super) struct Ledger<K> {
 #[derive(Clone, Debug, Default)]
 struct Account {
     counts: [Count; 3],
+    /// Those of the window that was counted before. It becomes the current one again if the clock is set back.
+    others: [Count; 3],
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -138,8 +140,7 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         };
         let Some(account) = account else { return };
         for part in reserved.parts.into_iter().flatten() {
-            let count = &mut account.counts[part.window as usize];
-            if count.start == part.start {
+            if let Some(count) = account.known(part.window, part.start) {
                 count.reserved = count.reserved.saturating_sub(part.tokens);
                 count.used = count.used.saturating_add(used);
                 count.is_changed |= used > 0;
@@ -185,19 +186,19 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
 
     /// The used tokens that have changed since the last call, in windows that have not ended.
     pub(super) fn take_changes(&mut self, now: Timestamp) -> Vec<WindowUse<K>> {
+        self.update_spans(now);
         if !std::mem::take(&mut self.has_changes) {
             return Vec::new();
         }
-        self.update_spans(now);
         let spans = &self.spans;
         let mut changes = Vec::new();
         let mut add = |account: &mut Account, id: &dyn Fn() -> AccountId<K>| {
             for window in Window::ALL {
-                let (count, span) = (
-                    &mut account.counts[window as usize],
-                    &spans[window as usize],
-                );
-                if std::mem::take(&mut count.is_changed) && count.start == span.start {
+                let span = &spans[window as usize];
+                let Some(count) = account.known(window, span.start) else {
+                    continue;
+                };
+                if std::mem::take(&mut count.is_changed) {
                     changes.push(WindowUse {
                         account: id(),
                         window,
@@ -249,12 +250,12 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     pub(super) fn used(&mut self, key: Option<&K>, window: Window, now: Timestamp) -> u64 {
         self.update_spans(now);
         let account = match key {
-            None => Some(&self.without_key),
-            Some(key) => self.accounts.get(key),
+            None => Some(&mut self.without_key),
+            Some(key) => self.accounts.get_mut(key),
         };
-        let count = account.map(|account| account.counts[window as usize]);
-        let current = count.filter(|count| count.start == self.spans[window as usize].start);
-        current.map_or(0, |count| count.used.saturating_add(count.reserved))
+        let start = self.spans[window as usize].start;
+        let count = account.and_then(|account| account.known(window, start));
+        count.map_or(0, |count| count.used.saturating_add(count.reserved))
     }
 
     pub(super) fn set_max_keys(&mut self, max_keys: usize) {
@@ -268,10 +269,27 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
     fn update_spans(&mut self, now: Timestamp) {
         for window in Window::ALL {
             let span = &mut self.spans[window as usize];
-            if !span.contains(now) {
-                *span = window.span(now, &self.zone);
+            if span.contains(now) {
+                continue;
+            }
+            let is_set_back = now < span.start;
+            *span = window.span(now, &self.zone);
+            if is_set_back {
+                self.change_all(window);
             }
         }
+    }
+
+    /// Has the counts of a window saved again, because those of a later one may have replaced them.
+    fn change_all(&mut self, window: Window) {
+        let accounts = self.accounts.values_mut();
+        for account in accounts.chain([&mut self.overflow, &mut self.without_key]) {
+            for counts in [&mut account.counts, &mut account.others] {
+                let count = &mut counts[window as usize];
+                count.is_changed = count.used > 0;
+            }
+        }
+        self.has_changes = true;
     }
 
     /// Whether the key has an account or may get one. From time to time this drops unused accounts,
@@ -293,7 +311,11 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
 impl Account {
     /// The count of the current window.
     fn count(&mut self, window: Window, span: &Span) -> &mut Count {
-        let count = &mut self.counts[window as usize];
+        let at = window as usize;
+        let (count, other) = (&mut self.counts[at], &mut self.others[at]);
+        if count.start != span.start {
+            std::mem::swap(count, other);
+        }
         if count.start != span.start {
             *count = Count {
                 start: span.start,
@@ -303,6 +325,13 @@ impl Account {
         count
     }
 
+    /// The count of the window that began at `start`, unless it is forgotten.
+    fn known(&mut self, window: Window, start: Timestamp) -> Option<&mut Count> {
+        let at = window as usize;
+        let both = [&mut self.counts[at], &mut self.others[at]];
+        both.into_iter().find(|count| count.start == start)
+    }
+
     fn left(&mut self, budget: &Budget, span: &Span) -> u64 {
         let count = self.count(budget.window(), span);
         let taken = count.used.saturating_add(count.reserved);
@@ -310,9 +339,11 @@ impl Account {
     }
 
     fn is_in_use(&self, spans: &[Span; 3]) -> bool {
-        let mut counts = self.counts.iter().zip(spans);
-        counts.any(|(count, span)| {
-            count.start == span.start && (count.used > 0 || count.reserved > 0)
-        })
+        let of_both = self.counts.iter().zip(&self.others).zip(spans);
+        of_both
+            .flat_map(|((count, other), span)| [(count, span), (other, span)])
+            .any(|(count, span)| {
+                count.start == span.start && (count.used > 0 || count.reserved > 0)
+            })
     }
 }

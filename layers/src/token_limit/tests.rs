@@ -363,6 +363,36 @@ async fn a_stream_that_ends_in_a_later_window_is_not_counted_there() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_forward_and_back_frees_no_budget() {
+    let (clock, budgets) = (Clock::new(), [budget(100, Window::Day)]);
+    let store = clock.store();
+    let used_of =
+        |rows: Vec<WindowUse<String>>| rows.iter().map(|row| row.used).collect::<Vec<_>>();
+    let spend = async |used| {
+        let granted = store.reserve(Some("ada".to_owned()), &budgets, 0).await;
+        store.settle(granted.unwrap().unwrap().reservation, used);
+    };
+    spend(90).await;
+    assert_eq!(used_of(store.take_changes()), [90]);
+    let day = 24 * 60 * 60;
+    clock.advance(day);
+    spend(5).await;
+    assert_eq!(used_of(store.take_changes()), [5]);
+    clock.advance(-day);
+    assert_eq!(used_of(store.take_changes()), [90], "they are saved again");
+    assert_eq!(store.used(Some(&"ada".to_owned()), Window::Day), 90);
+    assert_eq!(left(&store, 100).await, 10);
+    clock.advance(day);
+    assert_eq!(
+        left(&store, 100).await,
+        95,
+        "of the next day, when it comes"
+    );
+    clock.advance(day);
+    assert_eq!(left(&store, 100).await, 100);
+}
+
+#[tokio::test]
 async fn replicas_divide_a_budget_and_keep_what_was_counted() {
     let replicas = Replicas::default();
     let store = Clock::new().store().with_replicas(replicas.clone());
