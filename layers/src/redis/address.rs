@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 
 use super::cluster::{self, Cluster, Node};
-use super::keep::{describe, is_of_a_cluster};
+use super::keep::{describe, is_of_a_cluster, is_of_a_replica};
 
 /// The time to connect and to sign in. It is spent in the background.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -261,31 +261,50 @@ impl RedisAddress {
             .set_response_timeout(None)
             .set_pipeline_buffer_size(1024);
         let connected = match &self.target {
-            Target::Server(client) => connect_to_server(client, &config, prefix).await,
+            Target::Server(client) => {
+                let connecting = client.get_multiplexed_async_connection_with_config(&config);
+                connecting.await
+            }
             Target::Sentinels(sentinels) => match sentinels.client() {
                 Ok(mut client) => client.get_async_connection_with_config(&config).await,
                 Err(error) => Err(error),
             },
             Target::Cluster(cluster) => return cluster.connect(&config, prefix, known).await,
         };
-        connected.map_err(|error| describe(&error, self))
+        let checked = match connected {
+            Ok(connection) => check(connection, prefix).await,
+            Err(error) => Err(error),
+        };
+        checked.map_err(|error| describe(&error, self))
     }
 }
 
-/// Connects to a server, unless it is one of a cluster and does not have all keys.
-async fn connect_to_server(
-    client: &Client,
-    config: &AsyncConnectionConfig,
+/// The connection, unless its server is a replica, or one of a cluster that does not have all keys. The task
+/// that keeps the connection tests everything else.
+async fn check(
+    mut connection: MultiplexedConnection,
     prefix: &str,
 ) -> RedisResult<MultiplexedConnection> {
-    let connecting = client.get_multiplexed_async_connection_with_config(config);
-    let mut connection = connecting.await?;
     // In a cluster these are in different slots.
     let keys = [format!("{prefix}1"), format!("{prefix}2")];
     let trial = cluster::trial(&keys.each_ref().map(String::as_str));
-    match timeout(CONNECT, trial.exec_async(&mut connection)).await {
-        Ok(Err(error)) if is_of_a_cluster(&error) => Err(error),
-        // The task that keeps the connection tests everything else.
+    // A write that changes nothing, because no set has this member. A script has this command too, so the user
+    // may call it.
+    let mut write = ::redis::cmd("ZREM");
+    write.arg(&keys[0]).arg("no member");
+    let calls = async {
+        for call in [trial, write] {
+            match call.exec_async(&mut connection).await {
+                Err(error) if is_of_a_cluster(&error) || is_of_a_replica(&error) => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    match timeout(CONNECT, calls).await {
+        Ok(Err(error)) => Err(error),
         _ => Ok(connection),
     }
 }

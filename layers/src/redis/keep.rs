@@ -20,7 +20,8 @@ const RETRY_LAST: Duration = Duration::from_secs(1);
 /// After so many failed tests the connection is replaced.
 const TESTS: u32 = 3;
 
-/// Connects, tests the connection, and replaces it.
+/// Connects and tests the connection. After a late response the same connection may be opened again; after an
+/// error there is a new one, for which the name of the server is resolved again.
 pub(super) async fn keep(shared: Arc<Shared>) {
     let (mut kept, mut failures, mut known) = (None, 0, Vec::new());
     loop {
@@ -29,7 +30,10 @@ pub(super) async fn keep(shared: Arc<Shared>) {
                 failures = 0;
                 shared.open(connection.clone());
                 until_closed(&shared, &connection).await;
-                kept = Some(connection);
+                match shared.is_late.load(Ordering::Relaxed) {
+                    true => kept = Some(connection),
+                    false => sleep(RETRY_FIRST).await,
+                }
             }
             Err((reason, connection)) => {
                 shared.change(false, Some(reason));
@@ -72,12 +76,11 @@ async fn until_closed(shared: &Shared, connection: &MultiplexedConnection) {
         }
         // Longer than the deadline: a short pause of an idle connection harms no request.
         let limit = shared.deadline.saturating_mul(5);
-        let reason = match test(shared, connection, limit).await {
-            Some(Ok(())) => continue,
-            Some(Err(error)) => describe(&error, &shared.address),
-            None => no_response(limit),
-        };
-        shared.close(number, &reason);
+        match test(shared, connection, limit).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => shared.close(number, &describe(&error, &shared.address), false),
+            None => shared.close(number, &no_response(limit), true),
+        }
     }
 }
 
@@ -106,23 +109,29 @@ async fn test(
     })
 }
 
-/// Whether another connection may help: this one is broken, or leads to a server that cannot write.
+/// Whether a new connection is needed: this one is broken, or leads to a server that cannot be used.
 pub(super) fn breaks(error: &RedisError, address: &RedisAddress) -> bool {
-    if error.is_io_error() || error.is_unrecoverable_error() {
+    if error.is_io_error() || error.is_unrecoverable_error() || is_of_a_replica(error) {
         return true;
     }
     match error.kind() {
         ErrorKind::AuthenticationFailed => true,
         ErrorKind::Server(kind) => match kind {
-            ServerErrorKind::ReadOnly
-            | ServerErrorKind::BusyLoading
-            | ServerErrorKind::MasterDown => true,
+            ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown => true,
             // Another server may have the keys.
             ServerErrorKind::Moved | ServerErrorKind::ClusterDown => address.is_cluster(),
             _ => false,
         },
         _ => false,
     }
+}
+
+/// Whether the server is a replica, which refuses writes.
+pub(super) fn is_of_a_replica(error: &RedisError) -> bool {
+    // Redis 6 says of a script only that it has failed, with the reason in the text.
+    let in_text = |detail: &str| detail.contains("-READONLY ");
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || error.detail().is_some_and(in_text)
 }
 
 /// Whether the server is one of a cluster, and does not have all keys.
@@ -138,9 +147,14 @@ pub(super) fn is_of_a_cluster(error: &RedisError) -> bool {
     )
 }
 
-/// The error of a call, and what to do if the address is of the wrong kind.
+/// The error of a call, and what to do if the server is of the wrong kind.
 pub(super) fn describe(error: &RedisError, address: &RedisAddress) -> String {
     let error_text = describe_error(error);
+    if is_of_a_replica(error) {
+        return format!(
+            "the server is a replica, and the address must lead to its master: {error_text}"
+        );
+    }
     match is_of_a_cluster(error) && !address.is_cluster() {
         true => format!(
             "{error_text}: the server is one of a Redis Cluster; begin the address with redis+cluster:// \

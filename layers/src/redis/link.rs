@@ -24,7 +24,9 @@ use crate::store::{StorePolicy, StoreUnavailable};
 ///
 /// All calls use one connection, without waiting for each other. A call that gets no response within the
 /// deadline, or whose connection breaks, closes the connection for further calls: they fail at once. A task
-/// of its own tests and replaces the connection, and opens it when Redis responds within the deadline.
+/// of its own tests the connection, and opens it again when Redis responds within the deadline. If the
+/// connection is broken, or leads to a server that became a replica, the task connects anew: the name in the
+/// address may have another server then.
 #[derive(Clone)]
 pub struct Redis {
     pub(super) shared: Arc<Shared>,
@@ -49,6 +51,8 @@ pub(super) struct Shared {
     pub(super) opened: AtomicU64,
     /// Set when a call has closed the connection.
     pub(super) closed: Notify,
+    /// Whether it was closed because of a late response, so that it may still be used.
+    pub(super) is_late: AtomicBool,
     status: Mutex<RedisStatus>,
     /// Whether the status has a problem although Redis is connected.
     has_problem: AtomicBool,
@@ -131,6 +135,7 @@ impl Redis {
             open: Live::default(),
             opened: AtomicU64::new(0),
             closed: Notify::new(),
+            is_late: AtomicBool::new(false),
             has_problem: AtomicBool::new(false),
             failing: Mutex::default(),
             is_open: watch::Sender::new(false),
@@ -258,7 +263,7 @@ impl Redis {
             Ok(Err(error)) => {
                 let reason = describe(&error, &shared.address);
                 match breaks(&error, &shared.address) {
-                    true => shared.close(number, &reason),
+                    true => shared.close(number, &reason, false),
                     false => {
                         *shared.failing() = operation;
                         shared.set_problem(Some(reason.clone()));
@@ -269,7 +274,7 @@ impl Redis {
             Err(_) => {
                 let reason = no_response(deadline);
                 if deadline <= shared.deadline {
-                    shared.close(number, &reason);
+                    shared.close(number, &reason, true);
                 }
                 (RedisCallResult::Late, Err(reason))
             }
@@ -294,7 +299,7 @@ impl Shared {
     }
 
     /// Closes the connection for further calls, unless it is a later one already.
-    pub(super) fn close(&self, number: u64, reason: &str) {
+    pub(super) fn close(&self, number: u64, reason: &str, is_late: bool) {
         let is_this = (*self.open.get())
             .as_ref()
             .is_some_and(|open| open.number == number);
@@ -302,6 +307,7 @@ impl Shared {
             self.open.set(None);
             self.is_open.send_replace(false);
             self.change(false, Some(reason.to_owned()));
+            self.is_late.store(is_late, Ordering::Relaxed);
             self.closed.notify_one();
         }
     }

@@ -87,6 +87,8 @@ mod limits_tests;
 mod link;
 mod per_client;
 mod rates;
+#[cfg(test)]
+mod replica_tests;
 mod settle;
 #[cfg(test)]
 mod speed_tests;
