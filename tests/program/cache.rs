@@ -76,7 +76,16 @@ async fn equal_streams_share_one_exchange_and_the_remaining_client_gets_it_all()
     let head = second.head().await;
     assert_eq!(head.get("cache-status"), "llamatower; fwd=miss; collapsed");
     drop(first);
+    let has_left = |line: &Value| line["message"] == "request" && line["ending"] == "cancelled";
+    let line = gateway.logged("the first client's end", has_left).await;
+    assert_eq!(line["output_tokens"], Value::Null, "{line}");
     let (text, _) = second.rest().await;
+    let is_shared = |line: &Value| line["message"] == "request" && line["cache"] == "collapsed";
+    let line = gateway.logged("the second client's end", is_shared).await;
+    assert_eq!(
+        line["output_tokens"], 40,
+        "it pays for the exchange: {line}"
+    );
     assert!(
         text.lines().last().unwrap().contains("\"done\":true"),
         "{text}"

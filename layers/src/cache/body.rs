@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::flight::Flight;
+use super::reporters::{Place, Reporters};
 use crate::BoxError;
 
 pin_project! {
@@ -53,18 +54,23 @@ enum Own {
 pub(super) struct Participant {
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
-    /// This request started the exchange.
-    pub(super) is_leader: bool,
 }
 
 impl Participant {
-    pub(super) fn of(flight: Arc<Flight>, is_leader: bool) -> Self {
-        let id = flight.id();
-        Self {
-            flight,
-            id,
-            is_leader,
-        }
+    /// The request that began the exchange.
+    pub(super) fn leader(flight: Arc<Flight>) -> Self {
+        let id = Reporters::LEADER;
+        Self { flight, id }
+    }
+
+    pub(super) fn follower(flight: Arc<Flight>, place: Place) -> Self {
+        let id = flight.reporters.join(place);
+        Self { flight, id }
+    }
+
+    /// Whether this request reports the usage of the response.
+    pub(super) fn reports(&self) -> bool {
+        self.flight.reporters.is_first(self.id)
     }
 }
 

@@ -5,7 +5,6 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
@@ -16,6 +15,7 @@ use http::{Response, StatusCode};
 use http_body::Body;
 
 use super::key::Key;
+use super::reporters::{Place, Reporters};
 use super::store::Store;
 use crate::frames::{EndRule, Framing, StreamEnd, Tail};
 use crate::{BoxError, Dialect, Operation};
@@ -26,6 +26,8 @@ pub(super) type Exchange =
 
 /// A new exchange, and the rule for the end of its response.
 pub(super) struct NewExchange {
+    /// That of the request that begins it.
+    pub(super) place: Place,
     pub(super) exchange: Exchange,
     pub(super) dialect: Dialect,
     pub(super) operation: Operation,
@@ -56,7 +58,7 @@ pub(super) struct Flight {
     operation: Operation,
     state: Mutex<State>,
     wakers: Arc<Wakers>,
-    next_id: AtomicU64,
+    pub(super) reporters: Reporters,
 }
 
 struct State {
@@ -93,16 +95,12 @@ impl Flight {
                 is_too_large: false,
             }),
             wakers: Arc::default(),
-            next_id: AtomicU64::new(0),
+            reporters: Reporters::new(inner.place),
         }
     }
 
-    /// A new id for a participant.
-    pub(super) fn id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
-    }
-
     pub(super) fn leave(&self, id: u64) {
+        self.reporters.leave(id);
         self.wakers.list().remove(&id);
         // Another participant must continue to drive the exchange.
         self.wakers.wake_all();
@@ -172,6 +170,7 @@ impl Flight {
                     let (head, body) = answer.into_parts();
                     state.head = Some(head);
                     state.stage = Stage::Streaming(body);
+                    self.reporters.begin();
                     self.look_for_end(state);
                 }
                 Err(error) => self.fail(state, error),
@@ -206,6 +205,7 @@ impl Flight {
 
     fn complete(&self, state: &mut State) {
         state.stage = Stage::Complete;
+        self.reporters.end();
         if let Some(head) = state.head.as_ref().filter(|_| !state.is_too_large)
             && self.is_cacheable(head, &state.frames)
         {
@@ -217,6 +217,7 @@ impl Flight {
 
     fn fail(&self, state: &mut State, error: BoxError) {
         state.stage = Stage::Failed(SharedFailure(Arc::new(error)));
+        self.reporters.end();
         self.close();
     }
 

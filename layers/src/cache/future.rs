@@ -114,8 +114,8 @@ where
                 let Some(participant) = participant.take() else {
                     return Poll::Pending;
                 };
-                if !participant.is_leader {
-                    // Only the first participant reports usage; otherwise it would count twice.
+                if !participant.reports() {
+                    // One participant has the usage report; otherwise it would count twice.
                     head.extensions.clear();
                 }
                 Response::from_parts(head, CacheBody::shared(participant))

@@ -19,7 +19,8 @@
 //!   as a stream.
 //! - A request that leaves does not cancel the others. The exchange is driven by the participant
 //!   that is polled, and is cancelled when the last one is dropped; no task is spawned. If it
-//!   fails, it fails for all.
+//!   fails, it fails for all. The usage of a shared exchange is reported by one request: the first, or
+//!   the next one if that leaves before the end.
 //! - The layer obeys `Cache-Control: no-store` and `no-cache` of a request. Answers carry the
 //!   result in `Cache-Status` (RFC 9211).
 //!
@@ -86,6 +87,7 @@ mod flight;
 mod future;
 mod key;
 mod layer;
+mod reporters;
 mod service;
 mod store;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::body::Participant;
 use super::flight::{BoxBody, NewExchange};
 use super::future::Status;
 use super::key::{Lookup, lookup};
+use super::reporters::Place;
 use super::store::Joined;
 use super::{CacheBody, CacheFuture, CacheLayer};
 use crate::body::Buffered;
@@ -76,9 +77,12 @@ where
         }
         #[cfg(feature = "outcome")]
         let record = crate::Record::of(request.extensions()).cloned();
+        let place = Place::of(request.extensions());
+        let of_leader = place.clone();
         let joined = layer.store.join(key, || {
             let answering = inner.call(request);
             NewExchange {
+                place: of_leader,
                 exchange: Box::pin(async {
                     let answer = answering.await.map_err(Into::into)?;
                     Ok(answer.map(|inner| -> BoxBody { Box::pin(Erased { inner }) }))
@@ -90,11 +94,11 @@ where
         let counts = &layer.counts;
         let (participant, status, count) = match joined {
             Joined::Leader(flight) => {
-                let participant = Participant::of(flight, true);
+                let participant = Participant::leader(flight);
                 (participant, Status::Miss, &counts.misses)
             }
             Joined::Follower(flight) => {
-                let participant = Participant::of(flight, false);
+                let participant = Participant::follower(flight, place);
                 #[cfg(feature = "outcome")]
                 if let Some(record) = &record {
                     record.update(|outcome| outcome.cache = Some("collapsed"));

@@ -118,6 +118,9 @@ pub struct Outcome {
     pub usage: Option<crate::usage::Usage>,
     #[cfg(feature = "usage")]
     report: Option<crate::usage::UsageReport>,
+    /// Another request reports the usage of the response, which it shares with this one.
+    #[cfg(feature = "usage")]
+    is_usage_given_up: bool,
     /// The reason of a failure: [`Failure::kind`](crate::Failure::kind).
     pub error: Option<&'static str>,
     /// The ending. A layer that ends a broken answer with an error line sets [`Ending::Broken`].
@@ -180,6 +183,8 @@ impl Outcome {
             usage: None,
             #[cfg(feature = "usage")]
             report: None,
+            #[cfg(feature = "usage")]
+            is_usage_given_up: false,
             error: None,
             ending: Ending::Open,
             extensions: Extensions::new(),
@@ -211,7 +216,8 @@ impl Outcome {
     /// backend has sent no counts; `None` before the end, and for a response without inference.
     #[cfg(feature = "usage")]
     pub fn measured(&self) -> Option<&crate::usage::Measured> {
-        self.report.as_ref()?.get()
+        let report = self.report.as_ref().filter(|_| !self.is_usage_given_up);
+        report?.get()
     }
 
     /// Records an attempt at a backend: it was sent, and its answer's head or its failure came `now`.
@@ -246,7 +252,7 @@ impl Outcome {
         }
         self.duration = Some(now.duration_since(self.started));
         #[cfg(feature = "usage")]
-        if let Some(measured) = self.report.as_ref().and_then(|report| report.get()) {
+        if let Some(measured) = self.measured() {
             self.usage = measured.usage;
         }
     }
@@ -310,6 +316,13 @@ impl Record {
     #[cfg(feature = "usage")]
     pub(crate) fn set_usage_report(&self, report: crate::usage::UsageReport) {
         self.update(|outcome| outcome.report = Some(report));
+    }
+
+    /// Leaves the usage to another request with the same response. The report stays, for the layers that
+    /// settle the exchange.
+    #[cfg(all(feature = "cache", feature = "usage"))]
+    pub(crate) fn give_up_usage(&self) {
+        self.update(|outcome| outcome.is_usage_given_up = true);
     }
 
     /// A copy of the current data.
