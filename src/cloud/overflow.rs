@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapOk};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -424,14 +425,24 @@ pub(super) fn is_unavailable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 404 | 408 | 429 | 498) || status.is_server_error()
 }
 
-/// The fleet's failure without what it holds, such as the slot of a server.
+/// The fleet's failure without what it holds, such as the slot of a server. Of an error response that is too
+/// large or too slow the head is kept: its status tells more than an error of the gateway's own.
 async fn keep<R>(answer: Result<Response<R>, BoxError>) -> Answer<R>
 where
     R: Body<Data = Bytes, Error = BoxError>,
 {
-    let (head, body) = answer?.into_parts();
+    let (mut head, body) = answer?.into_parts();
     let body = timeout(KEEP_TIMEOUT, Limited::new(body, MAX_KEPT_BYTES).collect());
-    let body = Full::new(body.await??.to_bytes());
+    let body = match body.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        // An outer layer writes a text for the status.
+        _ => {
+            head.headers.remove(CONTENT_LENGTH);
+            head.headers.remove(CONTENT_ENCODING);
+            Bytes::new()
+        }
+    };
+    let body = Full::new(body);
     let body = AnswerBody::new(body.map_err(|never| match never {}));
     Ok(Response::from_parts(
         head,

@@ -147,6 +147,23 @@ async fn a_request_that_every_server_would_refuse_does_not_leave_the_network() {
 }
 
 #[tokio::test]
+async fn an_error_too_large_to_keep_has_its_status_if_the_cloud_fails_too() {
+    let cloud = Cloud::start().await;
+    cloud.reply(Reply::Refusal(503, ""));
+    let sim = tiny().await;
+    let body = format!(r#"{{"error":"{}"}}"#, "x".repeat(100_000));
+    sim.arm(Fault::new(FaultKind::Status { status: 503, body }).for_path("/api/chat"));
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([(WHEN, "busy"), ANONYMOUS]);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(cloud.seen().len(), 1);
+    let text = answer.json()["error"].as_str().unwrap().to_owned();
+    assert_eq!(answer.status, 503, "{text}");
+    assert!(text.contains(&sim.addr().to_string()), "{text}");
+}
+
+#[tokio::test]
 async fn without_the_policy_the_client_gets_the_fleets_own_error() {
     let cloud = Cloud::start().await;
     let unset = without_servers(&cloud, &[ANONYMOUS]).await;
