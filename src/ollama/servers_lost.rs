@@ -3,6 +3,10 @@
 //! A server that closes the connection before it responds may have ended because of the request: a
 //! prompt that its engine cannot bear, for example. Another server would end in the same way, so
 //! such a request is sent to one more server, and to no third one.
+//!
+//! A connection that had served other requests may have been closed because it was idle, or by a restart,
+//! and the server has then not seen the request. The first such loss of a request does not count. A further
+//! one does, so that a request that ends servers is bounded also where each of them has idle connections.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,10 +21,11 @@ use tower::Service;
 use super::upstream::ConnectionLost;
 use crate::telemetry::bounded;
 
-/// How many servers may lose the connection of one request.
+/// How many losses of one request count before it is sent to no other server.
 const MOST: usize = 2;
 
-/// Several servers in a row closed the connection after the same request had been sent to them.
+/// Two servers, or one server twice, closed the connection after the same request had been sent to them.
+/// Other failures may lie between.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}; it may have ended them, so it is sent to no other one", self.what())]
 pub struct ServersLost {
@@ -58,11 +63,16 @@ impl Fail for ServersLost {
     }
 }
 
-/// The servers that have closed the connection of a request, in its record.
+/// The lost connections of a request, in its record.
 #[derive(Clone, Debug, Default)]
-struct LostAt(Vec<Arc<str>>);
+struct Losses {
+    /// The servers of those that count.
+    servers: Vec<Arc<str>>,
+    /// Whether there was one that does not count.
+    was_idle: bool,
+}
 
-/// Ends a request with [`ServersLost`] when its second connection is lost. Each attempt passes through
+/// Ends a request with [`ServersLost`] at its second loss that counts. Each attempt passes through
 /// it; the losses are counted in the record of the request, so that those of all models of an alias
 /// count together.
 #[derive(Clone, Debug)]
@@ -128,13 +138,17 @@ fn judged(error: BoxError, record: &Record) -> BoxError {
         return error;
     };
     let server: Arc<str> = lost.address().to_string().into();
+    let is_reused = lost.is_reused();
     record.update(|outcome| {
-        let lost_at = outcome.extensions.get_or_insert_default::<LostAt>();
-        lost_at.0.push(server);
-        if lost_at.0.len() < MOST {
+        let losses = outcome.extensions.get_or_insert_default::<Losses>();
+        if is_reused && !std::mem::replace(&mut losses.was_idle, true) {
             return error;
         }
-        let servers = lost_at.0.clone();
+        losses.servers.push(server);
+        if losses.servers.len() < MOST {
+            return error;
+        }
+        let servers = losses.servers.clone();
         warn(outcome, &servers);
         Failure::from(ServersLost { servers }).into()
     })

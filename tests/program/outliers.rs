@@ -164,6 +164,21 @@ async fn a_request_that_two_servers_lost_is_sent_to_no_third_one() {
 }
 
 #[tokio::test]
+async fn the_loss_of_an_idle_connection_is_not_blamed_on_the_request() {
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    let lost = FaultKind::Drop {
+        ending: llamatower_sim::Ending::Fin,
+    };
+    // The idle connection, and a new one, as when a server restarts.
+    sim.arm(Fault::new(lost).for_path("/api/chat").times(2));
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(chats(&sim), 4);
+}
+
+#[tokio::test]
 async fn a_request_that_one_server_lost_is_answered_by_another() {
     let (losing, refusing, good) = (tiny().await, tiny().await, tiny().await);
     let lost = FaultKind::Drop {

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::Request;
 use http_body::Frame;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use llamatower::ollama::upstream::{
     AnswerBroken, ConnectFailed, ConnectionLost, InvalidAnswer, Upstream,
 };
+use llamatower_layers::body::ReplayBody;
+use llamatower_layers::retry::{RetryBudget, RetryLayer};
 use llamatower_layers::{BoxError, Retryable};
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
 
 use crate::support::{HELLO, Leaf, ask, cause_of, pair, pair_with_token, request, text};
 
@@ -27,6 +29,8 @@ crate::for_both_leaves! {
     a_head_of_64_kib_is_refused
     an_idle_connection_that_the_backend_closed_is_not_used_again
     a_connection_that_closes_before_it_answers_may_be_retried
+    the_loss_of_a_reused_connection_has_its_own_kind
+    a_request_that_is_sent_again_gets_a_new_connection
     a_refused_connection_names_the_backend
     an_early_response_to_a_large_request_is_read_and_its_connection_is_closed
     a_body_of_unknown_length_is_sent_in_chunks
@@ -261,6 +265,68 @@ async fn a_connection_that_closes_before_it_answers_may_be_retried(leaf: Leaf) {
     let failure = cause_of(ask(&upstream).await.expect_err("no answer"));
     assert!(failure.caused_by::<ConnectionLost>().is_some());
     assert_eq!(failure.retryable(), Retryable::Yes);
+}
+
+async fn the_loss_of_a_reused_connection_has_its_own_kind(leaf: Leaf) {
+    let (server, upstream) = pair(leaf).await;
+    tokio::spawn(async move {
+        let mut peer = server.accept().await;
+        peer.answer(HELLO).await;
+        peer.answer("").await;
+        drop(peer);
+        server.accept().await.answer("").await;
+    });
+    let first = ask(&upstream).await.expect("an answer");
+    assert_eq!(text(first).await, "hello");
+    until_idle().await;
+    for expected in ["stale_connection", "connection_lost"] {
+        let failure = cause_of(ask(&upstream).await.expect_err("no answer"));
+        assert_eq!(failure.kind(), expected);
+    }
+}
+
+/// Lets the tasks of reqwest's client, which run in this thread, return a connection to its pool.
+async fn until_idle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn a_request_that_is_sent_again_gets_a_new_connection(leaf: Leaf) {
+    const END: &str = "\r\n\r\n{}";
+    type Sent = ReplayBody<Empty<Bytes>>;
+    let (server, upstream) = pair::<Sent>(leaf).await;
+    let request = || {
+        let body = Sent::from(Bytes::from_static(b"{}"));
+        Request::post("/api/chat").body(body).expect("a request")
+    };
+    let ask = async || {
+        let answer = upstream.clone().oneshot(request()).await;
+        let body = answer.expect("an answer").into_body().collect().await;
+        body.expect("a whole body").to_bytes()
+    };
+    let serve = async {
+        let (mut one, mut other) = (server.accept().await, server.accept().await);
+        one.answer(HELLO).await;
+        other.answer(HELLO).await;
+        (one, other)
+    };
+    let (_, _, (mut one, mut other)) = tokio::join!(ask(), ask(), serve);
+    until_idle().await;
+    tokio::spawn(async move {
+        let is_one = tokio::select! {
+            _ = one.read_to(END) => true,
+            _ = other.read_to(END) => false,
+        };
+        let (lost, mut idle) = if is_one { (one, other) } else { (other, one) };
+        drop(lost);
+        let new = async { server.accept().await.answer(HELLO).await };
+        tokio::join!(idle.try_answer("HTTP/1.1 204 No Content\r\n\r\n"), new)
+    });
+    let retry = RetryLayer::new(RetryBudget::default()).with_replayable(|_, _| true);
+    let answer = retry.layer(upstream.clone()).oneshot(request()).await;
+    let body = answer.expect("an answer").into_body().collect().await;
+    assert_eq!(body.expect("a whole body").to_bytes(), "hello");
 }
 
 async fn a_refused_connection_names_the_backend(leaf: Leaf) {

@@ -96,6 +96,12 @@ impl ConnectionLost {
     pub fn address(&self) -> &Address {
         &self.address
     }
+
+    /// Whether the connection had served other requests. The backend may have closed it because it was
+    /// idle, without having seen this request.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
 }
 
 impl Fail for ConnectionLost {

@@ -5,6 +5,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
+use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, Failure, Operation, RouteMatch};
 
 use super::{Access, Address, InvalidAnswer};
@@ -23,11 +24,13 @@ pub(super) struct Target {
 ///
 /// A server may close such a connection while the request is in transit. It is then unknown whether
 /// the server has started the request. A request that must not be sent twice therefore gets a new
-/// connection, which no server closes for being idle.
+/// connection, which no server closes for being idle. So does one that is sent again: a server that
+/// closes an idle connection often closes several, and the next one would be lost as well.
 pub(super) fn may_share_a_connection<B>(request: &Request<B>) -> bool {
-    RouteMatch::of(request.extensions())
-        .and_then(RouteMatch::operation)
-        .is_none_or(Operation::is_replayable)
+    let extensions = request.extensions();
+    let is_repeated = Attempts::of(extensions).is_some_and(|attempts| attempts.number() > 1);
+    let operation = RouteMatch::of(extensions).and_then(RouteMatch::operation);
+    !is_repeated && operation.is_none_or(Operation::is_replayable)
 }
 
 impl Target {

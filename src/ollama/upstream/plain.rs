@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::{Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use llamatower_layers::retry::Attempts;
 use llamatower_layers::{BoxError, Failure};
 
 use super::body::Source;
@@ -50,10 +49,7 @@ where
         mut request: Outgoing<B>,
     ) -> Result<Response<UpstreamBody<B>>, BoxError> {
         let mut timer = AttemptTimer::start(request.extensions());
-        // After a pooled connection was lost, the next one of the pool may be lost as well: a server
-        // that closes connections often closes several.
-        let is_repeated = Attempts::of(request.extensions()).is_some_and(|all| all.number() > 1);
-        let may_share = may_share_a_connection(&request) && !is_repeated;
+        let may_share = may_share_a_connection(&request);
         loop {
             let pooled = may_share.then(|| self.pool.check_out()).flatten();
             let (mut connection, is_reused) = match pooled {

@@ -1,5 +1,6 @@
 //! The client for TLS: reqwest with its pool.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use http_body::{Body, Frame, SizeHint};
 use llamatower_layers::{BoxError, Failure};
 use reqwest::redirect;
 use rustls::CertificateError;
+use tower::util::MapRequestLayer;
 
 use super::access::SettingNames;
 use super::body::Source;
@@ -61,7 +63,7 @@ impl Tls {
         }
     }
 
-    fn failed(&self, error: reqwest::Error) -> BoxError {
+    fn failed(&self, error: reqwest::Error, is_reused: bool) -> BoxError {
         let address = &self.target.address;
         let error = error.without_url();
         if error.is_connect() {
@@ -77,9 +79,36 @@ impl Tls {
             Some(cause) if cause.is_parse() => self.target.invalid(NO_ANSWER),
             // The request's own body failed; its creator's error is at the end of the chain.
             Some(cause) if cause.is_user() => Box::new(error),
-            _ => Failure::from(ConnectionLost::new(address, false, error)).into(),
+            _ => Failure::from(ConnectionLost::new(address, is_reused, error)).into(),
         }
     }
+}
+
+tokio::task_local! {
+    /// Whether a new connection has been opened for the request that this task sends.
+    static HAS_DIALLED: Cell<bool>;
+}
+
+/// Notes that a client opens a connection. reqwest tells neither with a response nor with an error
+/// whether the connection was new. Its pool starts to open one, in the task of the request, only if no
+/// idle one is there.
+fn note_dial<T>(server: T) -> T {
+    // Outside of a request nobody reads it.
+    let _ = HAS_DIALLED.try_with(|has_dialled| has_dialled.set(true));
+    server
+}
+
+/// Sends a request, and tells whether a connection was used that had served other requests. One that another
+/// request returned while a new one was being opened counts as new.
+async fn send(
+    client: &reqwest::Client,
+    request: reqwest::Request,
+) -> (reqwest::Result<reqwest::Response>, bool) {
+    let sending = async {
+        let answer = client.execute(request).await;
+        (answer, !HAS_DIALLED.with(Cell::get))
+    };
+    HAS_DIALLED.scope(Cell::new(false), sending).await
 }
 
 fn clients(
@@ -119,6 +148,7 @@ fn client(
         .redirect(redirect::Policy::none())
         .referer(false)
         .retry(reqwest::retry::never())
+        .connector_layer(MapRequestLayer::new(note_dial))
         .connect_timeout(connect_timeout)
         .pool_max_idle_per_host(limits.max_idle)
         .pool_idle_timeout(limits.idle_timeout)
@@ -167,9 +197,9 @@ where
             reqwest::Body::wrap(Exclusive { body, is_sent })
         });
         *request.uri_mut() = absolute(address, request.uri())?;
-        let answer = client.execute(request.try_into()?).await;
+        let (answer, is_reused) = send(client, request.try_into()?).await;
         timer.settle();
-        let answer = Response::from(answer.map_err(|error| self.failed(error))?);
+        let answer = Response::from(answer.map_err(|error| self.failed(error, is_reused))?);
         let (head, body) = answer.into_parts();
         if bytes_of(&head.headers) > MAX_HEAD_BYTES {
             return Err(self.target.invalid(NO_ANSWER));
