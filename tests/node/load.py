@@ -8,7 +8,10 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 # The size of a photo.
 LARGE = 4 << 20
@@ -55,24 +58,17 @@ def unconnected(host: str, port: int) -> http.client.HTTPConnection:
     return _Bound(bound, host, port)
 
 
-class Load:
-    """Short requests, large requests, keep-alive connections, and streams of given lengths in seconds."""
+W = TypeVar("W", bound="Workers")
 
-    def __init__(self, host: str, port: int, streams: dict[int, int]):
-        self._host, self._port = host, port
+
+class Workers:
+    """Threads that send requests until the `with` statement ends."""
+
+    def __init__(self, workers: Iterable[Callable[[], None]]):
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self.requests: list[Request] = []
-        self.under_way = 0
-        workers = [self._short] * 4 + [self._large] * 2 + [self._kept] * 2
         self._threads = [threading.Thread(target=worker, daemon=True) for worker in workers]
-        for seconds, count in streams.items():
-            self._threads += [
-                threading.Thread(target=self._stream, args=(seconds,), daemon=True)
-                for _ in range(count)
-            ]
 
-    def __enter__(self) -> "Load":
+    def __enter__(self: W) -> W:
         for thread in self._threads:
             thread.start()
         return self
@@ -81,6 +77,18 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
+
+
+class Load(Workers):
+    """Short requests, large requests, keep-alive connections, and streams of given lengths in seconds."""
+
+    def __init__(self, host: str, port: int, streams: dict[int, int]):
+        streaming = [partial(self._stream, seconds) for seconds, count in streams.items() for _ in range(count)]
+        super().__init__([self._short] * 4 + [self._large] * 2 + [self._kept] * 2 + streaming)
+        self._host, self._port = host, port
+        self._lock = threading.Lock()
+        self.requests: list[Request] = []
+        self.under_way = 0
 
     def since(self, begun: float) -> list[Request]:
         with self._lock:
@@ -158,24 +166,13 @@ class Load:
             self.requests.append(request)
 
 
-class Pressure:
+class Pressure(Workers):
     """More large bodies than half a CPU can parse. The gateway refuses each body after it was parsed."""
 
     def __init__(self, host: str, port: int, clients: int):
+        super().__init__([self._press] * clients)
         self._address = (host, port)
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._press, daemon=True) for _ in range(clients)]
         self.statuses: Counter[str] = Counter()
-
-    def __enter__(self) -> "Pressure":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def _press(self) -> None:
         # Many values, which cost more to parse than to send. A duplicate model name is refused.

@@ -7,13 +7,12 @@ import hashlib
 import http.client
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable
 
 import redis_image
 from cluster import Cluster, eventually
-from load import KEY, Load, unconnected
+from load import KEY, Load, Workers, unconnected
 from replica import Replica, replicas
 
 STATUS = "kubectl rollout status deployment/backend -n backend"
@@ -96,27 +95,16 @@ def all_say(
             time.sleep(0.5)
 
 
-class Limited:
+class Limited(Workers):
     """Clients of one key that send short requests to all replicas, many more than it may."""
 
     def __init__(self, cluster: Cluster):
+        super().__init__([self._send] * 4)
         self._address = cluster.address
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(4)]
         self.begun = time.monotonic()
         self.passed: list[float] = []
         self.refused: list[float] = []
         self.others: list[str] = []
-
-    def __enter__(self) -> "Limited":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def _send(self) -> None:
         body = json.dumps({"model": "tiny", "prompt": "x", "options": {"num_predict": 1}})
