@@ -46,9 +46,7 @@ impl Policy {
                 .or(authenticated.identity));
         }
         let shown = shown?;
-        let Found {
-            identity, expired, ..
-        } = self.find(&shown)?;
+        let Found { identity, expired } = self.find(&shown)?;
         let expired = expired.or(authenticated.expired);
         let has_expired = expired.is_some();
         let as_expired = || {
