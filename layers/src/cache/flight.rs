@@ -24,11 +24,10 @@ pub(super) type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Sen
 pub(super) type Exchange =
     Pin<Box<dyn Future<Output = Result<Response<BoxBody>, BoxError>> + Send>>;
 
-/// A new exchange, and the rule for the end of its response.
+/// What a new exchange needs before it begins: the rule for the end of its response.
 pub(super) struct NewExchange {
     /// That of the request that begins it.
     pub(super) place: Place,
-    pub(super) exchange: Exchange,
     pub(super) dialect: Dialect,
     pub(super) operation: Operation,
 }
@@ -73,6 +72,8 @@ struct State {
 }
 
 enum Stage {
+    /// The leader has not called the inner service yet.
+    Starting,
     Calling(Exchange),
     Streaming(BoxBody),
     Complete,
@@ -87,7 +88,7 @@ impl Flight {
             dialect: inner.dialect,
             operation: inner.operation,
             state: Mutex::new(State {
-                stage: Stage::Calling(inner.exchange),
+                stage: Stage::Starting,
                 head: None,
                 frames: VecDeque::new(),
                 dropped: 0,
@@ -97,6 +98,15 @@ impl Flight {
             wakers: Arc::default(),
             reporters: Reporters::new(inner.place),
         }
+    }
+
+    /// Begins the exchange. If `call` panics, the requests that have joined fail.
+    pub(super) fn start(&self, call: impl FnOnce() -> Exchange) {
+        let unstarted = Unstarted(self);
+        let exchange = call();
+        self.state().stage = Stage::Calling(exchange);
+        std::mem::forget(unstarted);
+        self.wakers.wake_all();
     }
 
     pub(super) fn leave(&self, id: u64) {
@@ -147,7 +157,7 @@ impl Flight {
             match &state.stage {
                 Stage::Complete => return Poll::Ready(None),
                 Stage::Failed(failure) => return Poll::Ready(Some(Err(failure.clone()))),
-                Stage::Calling(_) | Stage::Streaming(_) => {}
+                Stage::Starting | Stage::Calling(_) | Stage::Streaming(_) => {}
             }
             ready!(self.drive(&mut state, id, cx));
         }
@@ -165,6 +175,7 @@ impl Flight {
         let waker = Waker::from(self.wakers.clone());
         let mut shared = Context::from_waker(&waker);
         match &mut state.stage {
+            Stage::Starting => return Poll::Pending,
             Stage::Calling(exchange) => match ready!(exchange.as_mut().poll(&mut shared)) {
                 Ok(answer) => {
                     let (head, body) = answer.into_parts();
@@ -253,6 +264,17 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// Fails an exchange that the leader could not begin.
+struct Unstarted<'a>(&'a Flight);
+
+impl Drop for Unstarted<'_> {
+    fn drop(&mut self) {
+        let error = "the request that was to fetch the response could not be sent";
+        self.0.fail(&mut self.0.state(), error.into());
+        self.0.wakers.wake_all();
     }
 }
 

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::Participant;
-use super::flight::{BoxBody, NewExchange};
+use super::flight::{BoxBody, Exchange, NewExchange};
 use super::future::Status;
 use super::key::{Lookup, lookup};
 use super::reporters::Place;
@@ -75,40 +75,43 @@ where
             crate::Record::update_in(request.extensions(), |outcome| outcome.cache = Some("hit"));
             return CacheFuture::cached(entry, &layer.name);
         }
-        #[cfg(feature = "outcome")]
-        let record = crate::Record::of(request.extensions()).cloned();
-        let place = Place::of(request.extensions());
-        let of_leader = place.clone();
-        let joined = layer.store.join(key, || {
-            let answering = inner.call(request);
-            NewExchange {
-                place: of_leader,
-                exchange: Box::pin(async {
-                    let answer = answering.await.map_err(Into::into)?;
-                    Ok(answer.map(|inner| -> BoxBody { Box::pin(Erased { inner }) }))
-                }),
-                dialect,
-                operation,
-            }
-        });
+        let new = NewExchange {
+            place: Place::of(request.extensions()),
+            dialect,
+            operation,
+        };
         let counts = &layer.counts;
-        let (participant, status, count) = match joined {
+        let (participant, status, count) = match layer.store.join(key, new) {
             Joined::Leader(flight) => {
-                let participant = Participant::leader(flight);
-                (participant, Status::Miss, &counts.misses)
+                flight.start(|| exchange(inner.call(request)));
+                (Participant::leader(flight), Status::Miss, &counts.misses)
             }
-            Joined::Follower(flight) => {
-                let participant = Participant::follower(flight, place);
+            Joined::Follower(flight, place) => {
                 #[cfg(feature = "outcome")]
-                if let Some(record) = &record {
-                    record.update(|outcome| outcome.cache = Some("collapsed"));
-                }
+                crate::Record::update_in(request.extensions(), |outcome| {
+                    outcome.cache = Some("collapsed");
+                });
+                let participant = Participant::follower(flight, place);
                 (participant, Status::Collapsed, &counts.collapsed)
             }
         };
         count.fetch_add(1, Relaxed);
         CacheFuture::shared(participant, status, &layer.name)
     }
+}
+
+/// The exchange whose response the inner service will give.
+fn exchange<F, R, E>(answering: F) -> Exchange
+where
+    F: Future<Output = Result<Response<R>, E>> + Send + 'static,
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    Box::pin(async {
+        let answer = answering.await.map_err(Into::into)?;
+        Ok(answer.map(|inner| -> BoxBody { Box::pin(Erased { inner }) }))
+    })
 }
 
 fn dialect_and_operation(parts: &http::request::Parts) -> (Dialect, Operation) {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::flight::{Flight, NewExchange};
 use super::key::Key;
+use super::reporters::Place;
 
 /// The approximate overhead of an entry in bytes: its head and the bookkeeping.
 const ENTRY_OVERHEAD: u64 = 1024;
@@ -59,8 +60,10 @@ pub(super) struct Store {
 
 /// The exchange for a request: a new one, or one in progress.
 pub(super) enum Joined {
+    /// A new one. Its exchange is not begun.
     Leader(Arc<Flight>),
-    Follower(Arc<Flight>),
+    /// One in progress, and the place of the request that joins it.
+    Follower(Arc<Flight>, Place),
 }
 
 impl Store {
@@ -109,13 +112,14 @@ impl Store {
         );
     }
 
-    /// Joins the exchange in progress for this key, or begins one.
-    pub(super) fn join(self: &Arc<Self>, key: Key, begin: impl FnOnce() -> NewExchange) -> Joined {
+    /// Joins the exchange in progress for this key, or makes place for a new one. The inner service
+    /// is called by the leader, after the lock of all exchanges was released.
+    pub(super) fn join(self: &Arc<Self>, key: Key, new: NewExchange) -> Joined {
         let mut in_progress = self.in_progress();
         if let Some(flight) = in_progress.get(&key).and_then(Weak::upgrade) {
-            return Joined::Follower(flight);
+            return Joined::Follower(flight, new.place);
         }
-        let flight = Arc::new(Flight::new(key, self.clone(), begin()));
+        let flight = Arc::new(Flight::new(key, self.clone(), new));
         in_progress.insert(key, Arc::downgrade(&flight));
         Joined::Leader(flight)
     }

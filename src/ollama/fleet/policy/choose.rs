@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
 use super::decisions::{Considered, DecisionId, Decisions};
-use super::lane::{Flight, Lane, seconds};
+use super::lane::{Flight, Lane};
 use super::model::Model;
 use super::{FlightId, Policy, ServerId};
 
@@ -349,12 +349,6 @@ impl Policy {
         if open.loads && is_overdue(model, load, ask) {
             return true;
         }
-        // Before the first response of the model nothing tells how long its slots stay taken. They were
-        // taken as long as this request has waited, and as long again is to be expected.
-        let closed = match service > 0.0 {
-            true => closed,
-            false => closed.max(seconds(ask.since, ask.now)),
-        };
         let behind = ask.waiting.saturating_sub(1) as f64;
         let gain = match search.pace {
             pace if pace > 0.0 => behind / pace,
@@ -407,7 +401,7 @@ impl Policy {
                 flight.others = lane.in_flight;
                 flight.cached = ask.cached_part(lane);
                 lane.prefixes.insert(ask.prefix);
-                lane.in_flight += 1;
+                lane.depart(ask.now);
             }
         }
         let chosen = || Considered::open(open.server, open.view, open.terms, open.loads);

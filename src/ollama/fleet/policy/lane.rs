@@ -74,6 +74,8 @@ pub(crate) struct Lane {
     pub(crate) has_answered: bool,
     /// When a stream ended last.
     last_end: Option<Instant>,
+    /// When a request was sent last.
+    last_sent: Option<Instant>,
     pub(crate) slots: SlotLimit,
     /// Other gateways use all slots.
     pub(crate) is_full_elsewhere: bool,
@@ -159,6 +161,7 @@ impl Lane {
             running: 0,
             has_answered: false,
             last_end: None,
+            last_sent: None,
             slots: SlotLimit::new(slots),
             is_full_elsewhere: false,
             resting_until: None,
@@ -212,12 +215,27 @@ impl Lane {
         }
     }
 
+    /// Counts a request that is sent.
+    pub(super) fn depart(&mut self, now: Instant) {
+        self.in_flight += 1;
+        self.last_sent = Some(now);
+    }
+
     /// The expected seconds until a slot is free, if none is: the slots end one after the other.
+    ///
+    /// Slots that stay taken for longer than a response usually takes have longer responses. How long
+    /// these take is not known, and that they take as long again is the best guess (Lindy's law). The
+    /// same holds before the first response, when nothing is usual.
     pub(crate) fn until_free(&self, now: Instant, service: f64) -> f64 {
         let slots = self.slots.at_once(now);
         let excess = self.in_flight.saturating_sub(slots);
-        service / f64::from(slots.saturating_add(1))
-            + f64::from(excess) * service / f64::from(slots)
+        let taken = self.last_sent.max(self.last_end).max(self.resident_since);
+        let taken = taken.map_or(0.0, |since| seconds(since, now));
+        let first = match taken > service {
+            true => taken,
+            false => service / f64::from(slots.saturating_add(1)),
+        };
+        first + f64::from(excess) * service / f64::from(slots)
     }
 
     /// The expected seconds until no request is in flight.

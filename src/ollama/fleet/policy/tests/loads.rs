@@ -78,7 +78,7 @@ fn a_second_copy_is_loaded_only_if_many_wait() {
 }
 
 #[test]
-fn before_the_first_response_a_second_copy_is_loaded_when_a_request_has_waited_three_loads() {
+fn before_the_first_response_a_second_copy_is_loaded_when_all_slots_were_taken_for_three_loads() {
     let mut stage = Stage::new(2, &["m"]);
     stage.list(0, &["m"]);
     let id = stage.servers[0];
@@ -87,9 +87,29 @@ fn before_the_first_response_a_second_copy_is_loaded_when_a_request_has_waited_t
     while let Some(grant) = stage.choose("m", 0.0, 1) {
         assert!(grant.server == id && !grant.loads);
     }
-    assert!(stage.choose("m", 2.9 * load, 1).is_none());
-    let copy = stage.choose("m", 3.1 * load, 1).unwrap();
+    stage.pass(2.9 * load);
+    assert!(stage.choose("m", 0.0, 1).is_none());
+    stage.pass(0.2 * load);
+    let copy = stage.choose("m", 0.0, 1).unwrap();
     assert!(copy.server == stage.servers[1] && copy.loads);
+}
+
+/// A response took 3 s, those in all slots take much longer.
+#[test]
+fn responses_that_are_longer_than_usual_do_not_keep_a_request_from_an_idle_server() {
+    let mut stage = Stage::new(2, &["m"]);
+    let (first, _) = (stage.serve("m", 8.0), stage.pass(60.0));
+    while let Some(grant) = stage.choose("m", 0.0, 1) {
+        assert!(stage.servers[first] == grant.server && !grant.loads);
+    }
+    stage.pass(15.0);
+    assert!(
+        stage.choose("m", 0.0, 1).is_none(),
+        "the slots are taken for 15 s"
+    );
+    stage.pass(15.0);
+    let copy = stage.choose("m", 0.0, 1).unwrap();
+    assert!(stage.servers[first] != copy.server && copy.loads);
 }
 
 #[test]
