@@ -57,10 +57,11 @@ class Table:
         if (took := time.monotonic() - start) > 5:
             print(f"{'':<13} | (took {took:.0f} s)", flush=True)
 
-    def end(self, seed: int) -> int:
-        """Prints the sum; the exit code."""
+    def end(self, seed: int | None = None) -> int:
+        """Prints the sum, and the seed if something was random; the exit code."""
         count = {verdict: sum(row.holds is verdict for row in self.rows) for verdict in (True, False, None)}
-        print(f"seed {seed}: {count[True]} passed, {count[False]} failed, {count[None]} skipped")
+        of_seed = "" if seed is None else f"seed {seed}: "
+        print(f"{of_seed}{count[True]} passed, {count[False]} failed, {count[None]} skipped")
         for row in self.rows:
             if row.holds is False:
                 print(row.line())
