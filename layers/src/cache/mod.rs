@@ -82,6 +82,8 @@
 //! # let _ = layer;
 //! ```
 
+#[cfg(test)]
+mod begin_tests;
 mod body;
 mod flight;
 mod future;
