@@ -26,7 +26,8 @@ const MAX_BYTES: usize = 16 << 10;
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The cause of an error of Ollama with status 500, by its text; `None` if the server may be the cause.
-/// The texts are those of the versions 0.17.4 and 0.33.0-rc2.
+/// The texts are those of the versions 0.17.4 and 0.33.0-rc2, and that of the repeated token is of 0.34.1
+/// (ollama/ollama#18374), before which such a response ended without an error.
 pub(super) fn cause_of(text: &str) -> Option<ErrorCause> {
     let begins = |beginning: &str| text.starts_with(beginning);
     // `option "stop" must be of type array`, `.. must be of an array of strings`
@@ -57,8 +58,10 @@ pub(super) fn cause_of(text: &str) -> Option<ErrorCause> {
             text,
             "undefined template specified" | "undefined action in template" | "undefined branch"
         );
-    let is_model =
-        is_template || begins("this model only supports one image while more than one image");
+    let is_model = is_template
+        || begins("this model only supports one image while more than one image")
+        // The model has generated one token again and again. Another server would do the same, for as long.
+        || begins("prediction aborted, token repeat limit reached");
     match (is_request, is_model) {
         (true, _) => Some(ErrorCause::Request),
         (false, true) => Some(ErrorCause::Model),
@@ -223,6 +226,10 @@ mod tests {
                 Model,
             ),
             (r#"{"error":"undefined template specified"}"#, Model),
+            (
+                r#"{"error":"prediction aborted, token repeat limit reached"}"#,
+                Model,
+            ),
         ] {
             assert_eq!(cause_of(&text_of(body.as_bytes())), Some(cause), "{body}");
         }

@@ -7,9 +7,13 @@ use http::StatusCode;
 use crate::{BoxError, Fail, Retryable, Side};
 
 /// The backend ended a stream without the item that ends every complete stream.
+///
+/// Ollama up to 0.34.0 does that if the model has generated the same token more than 30 times in a row, and
+/// on `/v1` also if its engine dies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the backend {}ended its response before it was complete",
+    "the backend {}ended its response before it was complete: its engine died, or the model repeated one \
+     token, which Ollama stops (a higher temperature or repeat_penalty helps)",
     .backend.as_ref().map(|name| format!("{name} ")).unwrap_or_default()
 )]
 pub struct AnswerUnfinished {

@@ -419,7 +419,9 @@ async fn a_last_item_that_lacks_only_its_line_feed_is_not_followed_by_an_error()
 
 #[tokio::test]
 async fn a_clean_end_before_the_last_item_gets_an_error_frame() {
-    const UNFINISHED: &str = "the backend ended its response before it was complete";
+    const UNFINISHED: &str = "the backend ended its response before it was complete: its engine died, or \
+                              the model repeated one token, which Ollama stops (a higher temperature or \
+                              repeat_penalty helps)";
     for (path, content_type, item, frame) in [
         (
             "/api/generate",
