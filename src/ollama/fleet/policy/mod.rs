@@ -30,6 +30,7 @@ mod outside;
 mod own_load;
 mod prefix;
 mod residency;
+mod rest;
 mod sample;
 mod server;
 mod slots;
