@@ -158,7 +158,7 @@ impl Policy {
             self.decisions.removed(id, &server.spec.name);
         }
         for model in self.models.values_mut() {
-            model.remove(id);
+            model.forget(id);
         }
         self.models.retain(|_, model| model.is_in_use());
     }
@@ -177,7 +177,8 @@ impl Policy {
         for (name, bytes) in installed {
             let model = self.models.entry(name.clone()).or_default();
             if model.lane(id).is_none() {
-                let mut lane = Lane::new(id, server.spec.slots);
+                let gone = model.take_gone(id);
+                let mut lane = gone.unwrap_or_else(|| Lane::new(id, server.spec.slots));
                 lane.slots.divide(gateways);
                 lane.is_pinned = server.spec.pinned.contains(name);
                 lane.bytes = *bytes;
@@ -239,7 +240,8 @@ impl Policy {
         self.sampler.note_change(server);
         let mut was_cold = loads;
         let mut has_changed = loads;
-        let lane = lane(&mut self.models, model, server);
+        let model_of = self.models.get_mut(model);
+        let lane = model_of.and_then(|model| model.lane_in_flight(server));
         let slots = lane.and_then(|lane| {
             was_cold |= !lane.is_warm();
             has_changed |= lane.answered(flight, now);
