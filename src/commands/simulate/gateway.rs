@@ -340,8 +340,7 @@ impl Fleet {
         io: &Io<'_>,
     ) -> Option<Grant> {
         let name = |at: &usize| policy.name(ServerId::from_index(*at)).cloned();
-        let only: Option<Vec<_>> =
-            first.map(|first| first.tried.iter().filter_map(name).collect());
+        let only: Option<Vec<_>> = first.map(|first| first.tried.iter().filter_map(name).collect());
         let arrival = &io.workload[waits.request];
         let model = &self.models[arrival.model];
         let covered = f64::from(BLOCK_TOKENS) * arrival.blocks.len() as f64;

@@ -236,7 +236,7 @@ impl Policy {
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
     ) -> Option<Grant> {
-        let search = self.search(ask, view);
+        let search = self.search(ask, &view);
         let open = search
             .open
             .filter(|open| self.is_worth_it(ask, &search, *open));
@@ -244,10 +244,10 @@ impl Policy {
             if ask.only.is_some() {
                 return None;
             }
-            if let Some(model) = self.models.get_mut(ask.model) {
-                model.oldest = Some(ask.since);
-            }
-            self.let_others_rest(ask);
+            self.note_waiting(ask, |id| {
+                let state = view(id).map(View::state);
+                state.is_some_and(|state| search.state == Some(state))
+            });
             return None;
         };
         let untried = search.untried - usize::from(!open.view.was_tried);
@@ -381,18 +381,6 @@ impl Policy {
         let mean = (service * open.service).sqrt();
         let uncertain = open.service.min(WAIT_SAVES * mean);
         open.total + margin <= closed + gain + uncertain
-    }
-
-    /// Whether requests have waited longer for a model that is in no memory and could be loaded on
-    /// this server.
-    fn is_needed_elsewhere(&self, ask: &Ask<'_>, id: ServerId) -> bool {
-        self.models.iter().any(|(name, model)| {
-            model.waiting > 0
-                && name != ask.model
-                && model.copies().is_empty()
-                && model.oldest.is_some_and(|oldest| oldest < ask.since)
-                && model.lane(id).is_some()
-        })
     }
 
     fn take(&mut self, ask: &Ask<'_>, open: Open, untried: usize) -> Grant {

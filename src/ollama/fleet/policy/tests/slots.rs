@@ -82,7 +82,14 @@ fn a_model_that_a_server_lists_again_keeps_the_count_of_its_requests() {
     stage.answer("m", third, 0.0);
     stage.send("m");
     stage.send("m");
-    assert!(stage.choose("m", 0.0, 1).is_none(), "two are in flight again");
+    assert!(
+        stage.choose("m", 0.0, 1).is_none(),
+        "two are in flight again"
+    );
     let lane = stage.policy.models[&model("m")].lane(id).unwrap();
-    assert_eq!(lane.rates.service.get(), Some(3.0), "the speed is still known");
+    assert_eq!(
+        lane.rates.service.get(),
+        Some(3.0),
+        "the speed is still known"
+    );
 }
