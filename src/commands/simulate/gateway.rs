@@ -293,7 +293,7 @@ impl Gateway {
         for server in 0..io.servers.len() {
             self.tell_residents(server, io);
             // The gateway's own trial of a model with which the server was silent.
-            if let Some((model, pause)) = self.fleet.outliers[server].next_silent(now)
+            if let Some((model, pause)) = self.fleet.outliers[server].next_silent(now, &[])
                 && pause.is_zero()
             {
                 let outcome = match io.servers[server].is_failing(io.now) {
