@@ -317,11 +317,12 @@ impl Policy {
         let judged = self.judge(model, lane, server, ask);
         let total = judged.terms.total();
         search.has_copy |= !judged.loads;
-        decisions.consider(|| Considered::compared(lane.server, view, &judged));
         // The slots of a server that is down are not waited for: who holds them may hang, and a request
         // that is sent there fails soon, by its connection or by the clock for such servers.
         let is_open = judged.is_open || view.availability >= Availability::Down;
-        if is_open && ask.may_use(server) {
+        let is_open = is_open && ask.may_use(server);
+        decisions.consider(|| Considered::compared(lane.server, view, &judged, is_open));
+        if is_open {
             let others = f64::from(server.outside.others);
             let crowd = (f64::from(lane.in_flight) + others + 1.0) / server.spec.weight;
             if search.is_better(total, crowd) {

@@ -104,9 +104,12 @@ fn a_request_does_not_wait_for_the_slots_of_a_server_that_is_down() {
             was_tried: false,
             is_trial: false,
         };
-        policy
-            .choose(&ask(&model, stage.now), |_| Some(view))
-            .is_some()
+        let grant = policy.choose(&ask(&model, stage.now), |_| Some(view));
+        grant.is_some_and(|grant| {
+            let shown = policy.decision(grant.decision).unwrap();
+            assert!(shown.candidates[0].is_open, "it was sent there");
+            true
+        })
     };
     for (availability, is_sent) in [
         (Availability::Avoided, false),
