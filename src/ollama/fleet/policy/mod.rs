@@ -152,6 +152,13 @@ impl Policy {
         }
     }
 
+    /// Gives a server another name.
+    pub(crate) fn rename_server(&mut self, id: ServerId, name: Arc<str>) {
+        if let Some(server) = server(&mut self.servers, id) {
+            server.spec.name = name;
+        }
+    }
+
     /// Removes a server that has no request in flight.
     pub(crate) fn remove_server(&mut self, id: ServerId) {
         if let Some(server) = self.servers.get_mut(id.0 as usize).and_then(Option::take) {
