@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, chat, keys, load, send, sim_with, tiny, with, within_limit};
+use crate::harness::{
+    Gateway, chat, eventually, keys, load, send, sim_with, tiny, with, within_limit,
+};
+use crate::queue::until_waiting;
 
 /// The paths on which a model runs.
 const INFERENCE: [&str; 2] = ["/api/chat", "/api/generate"];
@@ -110,6 +113,41 @@ async fn a_server_that_loses_connections_is_avoided_too() {
     arm(&bad, &lost);
     assert_eq!(forty(&gateway).await, [0u16; 0], "other statuses than 200");
     assert!(chats(&bad) <= 5, "{} of 40 were tried there", chats(&bad));
+}
+
+/// Waits until a request is due at a server that has failed, as a trial.
+async fn until_trial_due(gateway: &Gateway, sim: &SimHandle) {
+    eventually("a trial", async || {
+        let row = avoided(gateway, sim).await[0].clone();
+        (row["trial_in"].as_f64()? == 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_retried_request_that_waits_keeps_no_other_one_from_the_server_where_it_has_failed() {
+    let endless = ModelSpec::new("tiny").with_pace(Duration::from_millis(20));
+    let (bad, good) = (
+        tiny().await,
+        sim_with(endless.with_reply_tokens(1_000_000)).await,
+    );
+    load(&bad).await;
+    let gateway = Gateway::start_up(&[&bad, &good], &[("LLAMATOWER_SLOTS", "1")]).await;
+    arm(&bad, &FaultKind::Busy);
+    let mut holder = gateway.connect().await;
+    holder.post("/api/chat", &chat()).await;
+    assert_eq!(holder.head().await.status, 200, "of the good server");
+    until_trial_due(&gateway, &bad).await;
+    let mut retried = gateway.connect().await;
+    retried.post("/api/chat", &chat()).await;
+    until_waiting(&gateway, (1, 1)).await;
+    assert_eq!(chats(&bad), 2, "it has failed there");
+    bad.clear_faults();
+    until_trial_due(&gateway, &bad).await;
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!(chats(&bad), 3);
+    drop(holder);
+    assert_eq!(retried.head().await.status, 200);
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ pub trait Dispatch {
     type Slot;
 
     /// Takes a slot for a request, if one is free. `None` means that no slot is free for the whole
-    /// class. If two requests can use different slots, give them different classes.
+    /// class. If two requests can use different slots, give them different classes, or see
+    /// [`may_be_passed`](Self::may_be_passed).
     ///
     /// `line` says how many requests of the class wait, and how long this one has waited.
     ///
@@ -52,6 +53,32 @@ pub trait Dispatch {
         request: &Self::Request,
         line: Line,
     ) -> Result<Option<Self::Slot>, BoxError>;
+
+    /// Whether a request can use only some of the slots of its class, for example because it has failed
+    /// at a backend. If there is none for it and it is the first one of its class, it waits, and the next
+    /// request that can use all slots is asked with [`try_take_past`](Self::try_take_past).
+    ///
+    /// It must not change while the request waits. By default no request may be passed.
+    fn may_be_passed(&self, request: &Self::Request) -> bool {
+        let _ = request;
+        false
+    }
+
+    /// As [`try_take`](Self::try_take), but the slot must be one that `first` cannot use: that request
+    /// is before this one, and keeps its place for the next slot that it can use. The default has none.
+    ///
+    /// # Errors
+    /// There will never be a slot for this request. It leaves the queue with this error.
+    fn try_take_past(
+        &self,
+        class: &Self::Class,
+        first: &Self::Request,
+        request: &Self::Request,
+        line: Line,
+    ) -> Result<Option<Self::Slot>, BoxError> {
+        let _ = (class, first, request, line);
+        Ok(None)
+    }
 
     /// The number of slots of a class, held or free, that serve its waiters: those too that cannot be
     /// used yet, because the backend is about to be ready for them. Waits are predicted by it.
@@ -168,6 +195,7 @@ impl<D: Dispatch> Queue<D> {
     ) -> Result<Ticket<D>, BoxError> {
         let now = Instant::now();
         let shared = &self.shared;
+        let mut wakers = Wakers(Vec::new());
         let mut guard = shared.state();
         let state = &mut *guard;
         let take = |request: &D::Request, line| shared.dispatch.try_take(&class, request, line);
@@ -183,10 +211,16 @@ impl<D: Dispatch> Queue<D> {
         let entered = entry.entered_at(now);
         let slots = shared.dispatch.slots(&class);
         state.class_queues.set_slots(&class, slots);
+        let may_be_passed = |request: &D::Request| shared.dispatch.may_be_passed(request);
+        let queues = &state.class_queues;
+        let is_let_pass = queues.lets_pass(now, &class, &entry.request, may_be_passed);
         let position = state.class_queues.push(now, &class, entry)?;
         let id = position.id;
         state.tickets.insert(id, TicketState::Waiting(None));
         shared.report_waiting(state, &class);
+        if is_let_pass {
+            shared.hand_out_under(state, &mut wakers);
+        }
         let has_new_keys = state.class_queues.take_has_new_keys();
         let max_wait = state.class_queues.rules().max_wait;
         let latest = max_wait.and_then(|wait| entered.checked_add(wait));
@@ -299,9 +333,13 @@ impl<D: Dispatch> Shared<D> {
             return;
         }
         let now = Instant::now();
-        class_queues.hand_out(
+        class_queues.hand_out_past(
             now,
-            |class, request, line| self.dispatch.try_take(class, request, line),
+            |request| self.dispatch.may_be_passed(request),
+            |class, request, first, line| match first {
+                Some(first) => self.dispatch.try_take_past(class, first, request, line),
+                None => self.dispatch.try_take(class, request, line),
+            },
             |delivery| {
                 let answer = match delivery.answer {
                     Ok(slot) => TicketState::Granted(slot, now),

@@ -72,6 +72,13 @@ struct Waits {
     tried: Vec<usize>,
 }
 
+impl Waits {
+    /// As in the dispatcher of a running gateway.
+    fn may_be_passed(&self) -> bool {
+        !self.tried.is_empty()
+    }
+}
+
 enum Place {
     Waiting(Position<usize>),
     Sent(Sent),
@@ -144,14 +151,19 @@ impl Gateway {
         let model = arrival.model;
         let (fleet, policy) = (&self.fleet, &mut self.policy);
         let granted = self.queues.admit(now, &model, &entry, |waits, line| {
-            Ok(fleet.choose(policy, waits, line, io))
+            Ok(fleet.choose(policy, waits, None, line, io))
         });
+        let queues = &self.queues;
+        let is_let_pass = queues.lets_pass(now, &model, &waits, Waits::may_be_passed);
         match granted {
             Ok(Some(grant)) => self.send(waits, grant, charge, io),
             Ok(None) => match self.queues.push(now, &model, entry) {
                 Ok(position) => {
                     self.places.insert(request, Place::Waiting(position));
                     self.note_waiting(model);
+                    if is_let_pass {
+                        self.hand_out(io);
+                    }
                 }
                 Err(_) => io.fail(request),
             },
@@ -196,9 +208,12 @@ impl Gateway {
         // Both closures of a round change the policy, one after the other.
         let policy = std::cell::RefCell::new(&mut self.policy);
         let mut grants = Vec::new();
-        self.queues.hand_out(
+        self.queues.hand_out_past(
             now,
-            |_, waits: &Waits, line| Ok(fleet.choose(&mut policy.borrow_mut(), waits, line, io)),
+            Waits::may_be_passed,
+            |_, waits: &Waits, first, line| {
+                Ok(fleet.choose(&mut policy.borrow_mut(), waits, first, line, io))
+            },
             |delivery| {
                 let model = &fleet.models[*delivery.class];
                 policy.borrow_mut().set_waiting(model, delivery.waiting);
@@ -278,7 +293,7 @@ impl Gateway {
         for server in 0..io.servers.len() {
             self.tell_residents(server, io);
             // The gateway's own trial of a model with which the server was silent.
-            if let Some((model, pause)) = self.fleet.outliers[server].next_silent(now)
+            if let Some((model, pause)) = self.fleet.outliers[server].next_silent(now, &[])
                 && pause.is_zero()
             {
                 let outcome = match io.servers[server].is_failing(io.now) {
@@ -315,7 +330,17 @@ impl Fleet {
         real_cost(&usage)
     }
 
-    fn choose(&self, policy: &mut Policy, waits: &Waits, line: Line, io: &Io<'_>) -> Option<Grant> {
+    /// The server of a request, of those that the `first` one has tried if it passes that one.
+    fn choose(
+        &self,
+        policy: &mut Policy,
+        waits: &Waits,
+        first: Option<&Waits>,
+        line: Line,
+        io: &Io<'_>,
+    ) -> Option<Grant> {
+        let name = |at: &usize| policy.name(ServerId::from_index(*at)).cloned();
+        let only: Option<Vec<_>> = first.map(|first| first.tried.iter().filter_map(name).collect());
         let arrival = &io.workload[waits.request];
         let model = &self.models[arrival.model];
         let covered = f64::from(BLOCK_TOKENS) * arrival.blocks.len() as f64;
@@ -330,6 +355,7 @@ impl Fleet {
             streams: true,
             waiting: line.waiting,
             may_probe_slots: line.has_average_backlog(),
+            only: only.as_deref(),
             since: line.since,
             now: line.now,
         };

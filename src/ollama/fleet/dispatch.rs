@@ -78,6 +78,7 @@ impl Need {
             streams: self.streams,
             waiting: line.waiting,
             may_probe_slots: line.has_average_backlog(),
+            only: None,
             since: line.since,
             now: line.now,
         }
@@ -93,15 +94,19 @@ impl<S> Dispatcher<S> {
         }
     }
 
-    /// A slot of the backend that the policy chooses.
+    /// A slot of the backend that the policy chooses, of these backends if they are given.
     fn take(
         &self,
         members: &Members<S>,
         model: &ModelName,
         need: &Need,
+        only: Option<&[Arc<str>]>,
         line: Line,
     ) -> Option<Slot<S>> {
-        let ask = need.ask(model, line);
+        let ask = Ask {
+            only,
+            ..need.ask(model, line)
+        };
         let tried = need.tried();
         let view = |id: ServerId| view(members.by_id(id)?, &ask, &tried);
         let grant = self.router.change(|policy| policy.choose(&ask, view))?;
@@ -185,12 +190,30 @@ impl<S> Dispatch for Dispatcher<S> {
             .as_ref()
             .filter(|model| class.runs_model && !members.holders(model).is_empty());
         Ok(match held {
-            Some(model) => self.take(&members, model, need, line),
+            Some(model) => self.take(&members, model, need, None, line),
             None => match members.only_cordoned(class.model.as_ref()) {
                 Some(cordoned) => return Err(Failure::from(cordoned).into()),
                 None => self.take_any(&members.candidates(class.model.as_ref()), need),
             },
         })
+    }
+
+    /// A request that has failed at a backend may wait for another one.
+    fn may_be_passed(&self, need: &Need) -> bool {
+        let attempts = need.attempts.as_ref();
+        attempts.is_some_and(|attempts| attempts.number() > 1)
+    }
+
+    fn try_take_past(
+        &self,
+        class: &Class,
+        first: &Need,
+        need: &Need,
+        line: Line,
+    ) -> Result<Option<Slot<S>>, BoxError> {
+        let members = self.catalogue.members();
+        let model = class.model.as_ref().filter(|_| class.runs_model);
+        Ok(model.and_then(|model| self.take(&members, model, need, Some(&first.tried()), line)))
     }
 
     fn slots(&self, class: &Class) -> Option<usize> {

@@ -14,7 +14,7 @@ use super::config::SlotRule;
 use super::flight::Flight;
 use super::inventory::{Installed, Residency, Resident};
 use super::outlier::Outliers;
-use super::policy::{InMemory, ServerId};
+use super::policy::{InMemory, ServerId, ServerSpec};
 use super::preload::Preloads;
 use super::router::Router;
 use crate::reuse::Reuse;
@@ -31,15 +31,39 @@ pub(super) struct Member<S> {
     /// Its index in the policy.
     pub(super) id: ServerId,
     router: Router,
+    pub(super) entry: Arc<PolicyEntry>,
     /// What the backend did lately with each model.
-    pub(super) outliers: Outliers,
-    in_flight: AtomicUsize,
+    pub(super) outliers: Arc<Outliers>,
+    in_flight: Arc<AtomicUsize>,
     models: Mutex<Arc<[Installed]>>,
     pub(super) residency: Residency,
     pub(super) preloads: Preloads,
     /// One more than the number of the last refresh that a probe has answered; 0 before the first
     /// probe.
     probed: AtomicU64,
+}
+
+/// A server in the policy. It is removed after its last member: a server that gets another name has
+/// two of them while requests are in flight at the first one.
+#[derive(Debug)]
+pub(super) struct PolicyEntry {
+    id: ServerId,
+    router: Router,
+}
+
+impl PolicyEntry {
+    /// Adds a server.
+    pub(super) fn new(spec: ServerSpec, router: &Router) -> Arc<Self> {
+        let id = router.change(|policy| policy.add_server(spec));
+        let router = router.clone();
+        Arc::new(Self { id, router })
+    }
+}
+
+impl Drop for PolicyEntry {
+    fn drop(&mut self) {
+        self.router.change(|policy| policy.remove_server(self.id));
+    }
 }
 
 /// A slot of a backend, and the permission to send a request there. Dropping it releases the slot.
@@ -63,23 +87,35 @@ impl<S> Member<S> {
         breaker: Breaker,
         service: S,
         slots: SlotRule,
-        id: ServerId,
-        router: Router,
+        entry: Arc<PolicyEntry>,
     ) -> Self {
         Self {
             backend,
             breaker,
             service: Reuse::new(service),
             slots,
-            id,
-            router,
-            outliers: Outliers::default(),
-            in_flight: AtomicUsize::new(0),
+            id: entry.id,
+            router: entry.router.clone(),
+            entry,
+            outliers: Arc::default(),
+            in_flight: Arc::default(),
             models: Mutex::new(Arc::from([])),
             residency: Residency::default(),
             preloads: Preloads::default(),
             probed: AtomicU64::new(0),
         }
+    }
+
+    /// This member, whose entry is that of `before`, in its place: it is the same server with another
+    /// name. The requests in progress count, and what was learned stays.
+    pub(super) fn in_place_of(mut self, before: &Self) -> Self {
+        self.outliers = before.outliers.clone();
+        self.in_flight = before.in_flight.clone();
+        self.set_models(before.models().to_vec());
+        let name = self.backend.name().clone();
+        self.router
+            .change(|policy| policy.rename_server(self.id, name));
+        self
     }
 
     /// The number of requests in progress.
@@ -197,12 +233,6 @@ impl<S> Member<S> {
     }
 }
 
-impl<S> Drop for Member<S> {
-    fn drop(&mut self) {
-        self.router.change(|policy| policy.remove_server(self.id));
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -259,7 +289,6 @@ pub(super) mod tests {
 
     use llamatower_layers::breaker::BreakerPolicy;
 
-    use super::super::policy::ServerSpec;
     use super::*;
     use crate::ollama::upstream::Access;
 
@@ -279,9 +308,9 @@ pub(super) mod tests {
             slots,
             ..ServerSpec::new(address.into())
         };
-        let id = router.change(|policy| policy.add_server(spec));
+        let entry = PolicyEntry::new(spec, router);
         let (backend, slots) = (Arc::new(backend), SlotRule::Learn);
-        let member = Member::new(backend, breaker, (), slots, id, router.clone());
+        let member = Member::new(backend, breaker, (), slots, entry);
         Arc::new(member)
     }
 

@@ -87,7 +87,7 @@ use catalogue::Catalogue;
 use choice::{body_bytes, model_of, record_choice};
 use estimates::Estimates;
 use leasing::FullLanes;
-use member::Member;
+use member::{Member, PolicyEntry};
 use policy::ServerSpec;
 pub(crate) use resolve::Resolver;
 use router::Router;
@@ -139,7 +139,7 @@ impl<S> Fleet<S> {
         let router = Router::new(config.loads.clone());
         let members = hosts.iter().enumerate().map(|(host, address)| {
             let backend = Backend::new(address.clone(), config.clocks.connect, &config.access);
-            let member = new_member(host, backend, &config, &*make_service, &router);
+            let member = new_member(host, backend, &config, &*make_service, &router, None);
             vec![Arc::new(member)]
         });
         let catalogue = Arc::new(Catalogue::new(members.collect()));
@@ -172,12 +172,14 @@ impl<S> Fleet<S> {
             &self.config,
             &*self.make_service,
             &self.router,
+            None,
         );
         Arc::new(member)
     }
 
-    /// A backend with another name than `before`, which is the same server. It takes over what the next
-    /// probes would find, and the cordon, so that it gets requests at once.
+    /// A backend with another name than `before`, which is the same server. It takes over its requests in
+    /// flight, what is known of it, and the cordon, so that it gets requests at once and no more than
+    /// before.
     fn renamed_member(&self, host: usize, address: Address, before: &Member<S>) -> Arc<Member<S>> {
         if before.backend.is_cordoned() {
             self.config.cordons.set(&address.to_string(), true);
@@ -188,10 +190,16 @@ impl<S> Fleet<S> {
         };
         let backend = open(address, self.config.clocks.connect, &self.config.access);
         let make_service = &*self.make_service;
-        let member = new_member(host, backend, &self.config, make_service, &self.router);
-        member.set_models(before.models().to_vec());
-        member.tell_installed();
-        Arc::new(member)
+        let entry = Some(before.entry.clone());
+        let member = new_member(
+            host,
+            backend,
+            &self.config,
+            make_service,
+            &self.router,
+            entry,
+        );
+        Arc::new(member.in_place_of(before))
     }
 
     /// The current backends, in the order of the configuration.
@@ -303,12 +311,14 @@ impl<S: fmt::Debug> fmt::Debug for Fleet<S> {
     }
 }
 
+/// A member of the fleet; `entry` is its entry in the policy, if it is there already.
 fn new_member<S>(
     host: usize,
     backend: Backend,
     config: &FleetConfig,
     make_service: &MakeService<S>,
     router: &Router,
+    entry: Option<Arc<PolicyEntry>>,
 ) -> Member<S> {
     let rules = config.servers.get(host).cloned().unwrap_or_default();
     let slots = config.slot_rule(host);
@@ -322,7 +332,7 @@ fn new_member<S>(
         pinned: pinned.map(|preload| preload.model.clone()).collect(),
         keeps_models: backend.openai().is_some(),
     };
-    let id = router.change(|policy| policy.add_server(spec));
+    let entry = entry.unwrap_or_else(|| PolicyEntry::new(spec, router));
     let backend = Arc::new(backend.with_rules(rules));
     if config.cordons.has(backend.name()) {
         backend.set_cordoned(true);
@@ -330,7 +340,7 @@ fn new_member<S>(
     }
     let breaker = breaker(&backend, config);
     let service = make_service(&backend, &breaker);
-    Member::new(backend, breaker, service, slots, id, router.clone())
+    Member::new(backend, breaker, service, slots, entry)
 }
 
 fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
@@ -338,4 +348,57 @@ fn breaker(backend: &Arc<Backend>, config: &FleetConfig) -> Breaker {
     Breaker::new(config.breaker).with_hook(move |from, to| {
         tracing::warn!(backend = %name, from = from.name(), to = to.name(), "the circuit breaker changed state");
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use llamatower_layers::queue::Entry;
+    use tokio::time::Instant;
+
+    use super::member::tests::installed;
+    use super::outlier::{Outcome, Standing};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_with_another_name_gets_no_more_requests_than_before() {
+        let config = FleetConfig {
+            slots: vec![SlotRule::Count(NonZeroUsize::MIN)],
+            ..FleetConfig::default()
+        };
+        let fleet = Fleet::new(vec!["gpu:11434".parse().unwrap()], config, |_, _| ());
+        let before = fleet.catalogue.members().all()[0].clone();
+        let models = vec![installed("m"), installed("failing")];
+        fleet.catalogue.note_probe(&before, Ok(models), 0);
+        let [m, failing] = ["m", "failing"].map(|name| ModelName::parse(name).unwrap());
+        let failed = Outcome::Bad(Reason::Failing, None);
+        before.record_outcome(&failing, failed, Instant::now());
+        let enter = || {
+            let class = Class {
+                model: Some(m.clone()),
+                runs_model: true,
+            };
+            let entry = Entry::new(None, Need::default());
+            Box::pin(fleet.queue.enter(class, entry).unwrap())
+        };
+        let held = enter().await.unwrap();
+
+        let address: Address = "gpu-1:11434".parse().unwrap();
+        let renamed = fleet.renamed_member(0, address, &before);
+        fleet.catalogue.set_host(0, vec![renamed.clone()]);
+        drop(before);
+        fleet.queue.slots_changed();
+        let standing = renamed.outliers.standing(&failing, Instant::now());
+        assert_eq!(standing, Standing::Avoided, "it is the same server");
+        let mut next = enter();
+        assert!(futures_util::poll!(&mut next).is_pending());
+        assert_eq!(renamed.in_flight(), 1);
+        drop(held);
+        let next = next.await.unwrap();
+        assert!(Arc::ptr_eq(next.slot().member(), &renamed));
+        let name = |policy: &mut policy::Policy| policy.name(renamed.id).cloned();
+        let shown = fleet.router.change(name);
+        assert_eq!(shown.as_ref(), Some(renamed.backend.name()));
+    }
 }

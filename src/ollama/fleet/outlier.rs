@@ -295,12 +295,16 @@ impl Outliers {
     }
 
     /// The model with which the backend was silent whose trial is due next, and the time until
-    /// then.
-    pub(crate) fn next_silent(&self, now: Instant) -> Option<(ModelName, Duration)> {
+    /// then; none of `others`.
+    pub(crate) fn next_silent(
+        &self,
+        now: Instant,
+        others: &[ModelName],
+    ) -> Option<(ModelName, Duration)> {
         let records = self.records();
-        let silent = records
-            .iter()
-            .filter(|(_, record)| record.reason == Some(Reason::Silent));
+        let silent = records.iter().filter(|(model, record)| {
+            record.reason == Some(Reason::Silent) && !others.contains(model)
+        });
         // The name decides between equal times, and not the order of the hash map.
         let (model, record) = silent.min_by(|(one, a), (other, b)| {
             let by_time = a.trial_at.cmp(&b.trial_at);
@@ -308,6 +312,13 @@ impl Outliers {
         })?;
         let pause = record.trial_at.saturating_duration_since(now);
         Some((model.clone(), pause))
+    }
+
+    /// Whether the backend is silent with this model, and is to be tried now.
+    pub(super) fn is_silent_trial_due(&self, model: &ModelName, now: Instant) -> bool {
+        let records = self.records();
+        let record = records.get(model);
+        record.is_some_and(|record| record.reason == Some(Reason::Silent) && record.trial_at <= now)
     }
 
     /// Waits until the backend is found silent.
@@ -520,7 +531,7 @@ mod tests {
         let change = outliers.record(&small, other(), Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Silent));
         outliers.silence().await;
-        let (next, pause) = outliers.next_silent(Instant::now()).unwrap();
+        let (next, pause) = outliers.next_silent(Instant::now(), &[]).unwrap();
         assert_eq!((next, pause), (small.clone(), FIRST_PAUSE));
         advance(LONGEST_PAUSE).await;
         let standing = outliers.standing(&small, Instant::now());
@@ -533,7 +544,7 @@ mod tests {
         let change = outliers.record(&small, other(), Instant::now());
         assert_eq!(change, Change::Avoided(Reason::Silent), "one is enough now");
         assert_eq!(
-            outliers.next_silent(Instant::now()).unwrap().1,
+            outliers.next_silent(Instant::now(), &[]).unwrap().1,
             2 * FIRST_PAUSE
         );
     }

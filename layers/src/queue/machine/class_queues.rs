@@ -6,7 +6,7 @@ use std::hash::Hash;
 use foldhash::HashMap;
 use tokio::time::Instant;
 
-use super::class_queue::{ClassQueue, Head};
+use super::class_queue::{Ageing, ClassQueue, Head};
 use super::exchange::Exchange;
 use super::refusal::Check;
 use super::{
@@ -46,6 +46,8 @@ pub(super) struct Class<K, R> {
     turn: u64,
     /// The last round in which there was no slot for it.
     blocked_in: u64,
+    /// The waiter that is passed in a round, because there was no slot for it.
+    passed: Option<(u64, Position<K>)>,
 }
 
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
@@ -192,6 +194,22 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         &mut self,
         now: Instant,
         mut offer: impl FnMut(&C, &R, Line) -> Offer<S>,
+        deliver: impl FnMut(Delivery<'_, C, R, S>),
+    ) {
+        let offer = |class: &C, request: &R, _: Option<&R>, line| offer(class, request, line);
+        self.hand_out_past(now, |_| false, offer, deliver);
+    }
+
+    /// As [`hand_out`](Self::hand_out), but the first waiter of a class for which there is no slot
+    /// does not block the others, if it `may_be_passed` because it can use only some of the slots.
+    ///
+    /// The next waiter that may not be passed is then offered a slot that the first one cannot use:
+    /// `offer` gets the request of the first one after its own. If there is none, the class is blocked.
+    pub fn hand_out_past<S>(
+        &mut self,
+        now: Instant,
+        may_be_passed: impl Fn(&R) -> bool,
+        mut offer: impl FnMut(&C, &R, Option<&R>, Line) -> Offer<S>,
         mut deliver: impl FnMut(Delivery<'_, C, R, S>),
     ) {
         if self.waiting == 0 {
@@ -206,7 +224,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
                 .iter_mut()
                 .filter(|(_, class)| class.class_queue.waiting() > 0 && class.blocked_in != round);
             let heads = open.filter_map(|(name, class)| {
-                let head = class.class_queue.head(ageing)?;
+                let head = class.head(round, ageing, &may_be_passed)?;
                 Some((name, class, head))
             });
             // New classes have the same turn. The order of a hash map must not decide.
@@ -214,14 +232,15 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
             let Some((name, class, head)) = next else {
                 return;
             };
-            let answer = match class.ask(head, now, |request, line| offer(name, request, line)) {
+            let ask = |request: &R, passed: Option<&R>, line| offer(name, request, passed, line);
+            let answer = match class.ask(head, round, now, ask) {
                 Ok(Some(slot)) => {
                     self.last_turn += 1;
                     class.turn = self.last_turn;
                     Ok(slot)
                 }
                 Ok(None) => {
-                    class.blocked_in = round;
+                    class.has_no_slot_for(head, round, &may_be_passed);
                     continue;
                 }
                 Err(error) => Err(error),
@@ -240,6 +259,23 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
                 });
             }
         }
+    }
+
+    /// Whether a newcomer may get a slot at once although others of its class wait, because the first of
+    /// them cannot use it: after its [`push`](Self::push), [hand out](Self::hand_out_past).
+    pub fn lets_pass(
+        &self,
+        now: Instant,
+        class: &C,
+        newcomer: &R,
+        may_be_passed: impl Fn(&R) -> bool,
+    ) -> bool {
+        let class_queue = self.class_queue(class);
+        let first = class_queue.and_then(|class_queue| {
+            let head = class_queue.head(self.rules.at(now))?;
+            class_queue.first(head)
+        });
+        first.is_some_and(|(_, first)| may_be_passed(first) && !may_be_passed(newcomer))
     }
 
     /// The line of the waiter that is next in a class; `None` if none waits.
@@ -336,26 +372,57 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
                 class_queue: ClassQueue::new(),
                 turn: self.last_turn,
                 blocked_in: 0,
+                passed: None,
             }),
         }
     }
 }
 
 impl<K: Clone + Eq + Hash, R> Class<K, R> {
-    /// Asks for a slot for the first waiter.
+    /// The next waiter in a round.
+    fn head(&self, round: u64, ageing: Ageing, may_be_passed: impl Fn(&R) -> bool) -> Option<Head> {
+        match self.passed_in(round) {
+            Some(_) => self.class_queue.head_past(ageing, may_be_passed),
+            None => self.class_queue.head(ageing),
+        }
+    }
+
+    /// The request of the waiter that is passed in this round.
+    fn passed_in(&self, round: u64) -> Option<&R> {
+        let (_, position) = self
+            .passed
+            .as_ref()
+            .filter(|(in_round, _)| *in_round == round)?;
+        self.class_queue.request(position)
+    }
+
+    /// Notes that there was no slot for a waiter in this round: it is passed, or blocks the class.
+    fn has_no_slot_for(&mut self, head: Head, round: u64, may_be_passed: impl Fn(&R) -> bool) {
+        let first = self.class_queue.first(head);
+        match first.is_some_and(|(_, request)| may_be_passed(request)) {
+            true => {
+                let position = self.class_queue.position(head);
+                self.passed = position.map(|position| (round, position));
+            }
+            false => self.blocked_in = round,
+        }
+    }
+
+    /// Asks for a slot for a waiter.
     fn ask<S>(
         &self,
         head: Head,
+        round: u64,
         now: Instant,
-        offer: impl FnOnce(&R, Line) -> Offer<S>,
+        offer: impl FnOnce(&R, Option<&R>, Line) -> Offer<S>,
     ) -> Offer<S> {
         match self.line(head, now) {
-            Some((line, request)) => offer(request, line),
+            Some((line, request)) => offer(request, self.passed_in(round), line),
             None => Ok(None),
         }
     }
 
-    /// The line of the first waiter, and its request.
+    /// The line of a waiter, and its request.
     fn line(&self, head: Head, now: Instant) -> Option<(Line, &R)> {
         let (since, request) = self.class_queue.first(head)?;
         let line = Line {

@@ -7,6 +7,7 @@ mod inspect;
 mod interleavings;
 mod layer;
 mod order;
+mod passing;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use llamatower_layers::ModelName;
 use tokio::time::Instant;
 
-use super::cost::{LONGEST_REST, Terms, has_had_its_time, is_overdue, service_seconds};
+use super::cost::{Terms, is_overdue};
 use super::decisions::{Considered, DecisionId, Decisions};
 use super::lane::{Flight, Lane};
 use super::model::Model;
+use super::server::Server;
 use super::{FlightId, Policy, ServerId};
 
 /// The load of a copy of a model that is in memory elsewhere must save this many times its own
@@ -43,6 +44,9 @@ pub(crate) struct Ask<'a> {
     /// Whether it may be sent to find out if a server has one more slot. If not, it waits there, and
     /// not for the next slot of any server.
     pub(crate) may_probe_slots: bool,
+    /// The names of the servers that it may be sent to now: those that a request which waits before it
+    /// has tried, and cannot use. The others are for that one. `None` if it is the first one.
+    pub(crate) only: Option<&'a [Arc<str>]>,
     /// When it arrived.
     pub(crate) since: Instant,
     pub(crate) now: Instant,
@@ -63,9 +67,15 @@ impl<'a> Ask<'a> {
             streams: true,
             waiting: 1,
             may_probe_slots: true,
+            only: None,
             since: now,
             now,
         }
+    }
+
+    fn may_use(&self, server: &Server) -> bool {
+        self.only
+            .is_none_or(|only| only.contains(&server.spec.name))
     }
 
     /// The part of the prompt that is probably in the prefix cache of a server.
@@ -226,15 +236,18 @@ impl Policy {
         ask: &Ask<'_>,
         view: impl Fn(ServerId) -> Option<View>,
     ) -> Option<Grant> {
-        let search = self.search(ask, view);
+        let search = self.search(ask, &view);
         let open = search
             .open
             .filter(|open| self.is_worth_it(ask, &search, *open));
         let Some(open) = open else {
-            if let Some(model) = self.models.get_mut(ask.model) {
-                model.oldest = Some(ask.since);
+            if ask.only.is_some() {
+                return None;
             }
-            self.let_others_rest(ask);
+            self.note_waiting(ask, |id| {
+                let state = view(id).map(View::state);
+                state.is_some_and(|state| search.state == Some(state))
+            });
             return None;
         };
         let untried = search.untried - usize::from(!open.view.was_tried);
@@ -304,10 +317,12 @@ impl Policy {
         let judged = self.judge(model, lane, server, ask);
         let total = judged.terms.total();
         search.has_copy |= !judged.loads;
-        decisions.consider(|| Considered::compared(lane.server, view, &judged));
         // The slots of a server that is down are not waited for: who holds them may hang, and a request
         // that is sent there fails soon, by its connection or by the clock for such servers.
-        if judged.is_open || view.availability >= Availability::Down {
+        let is_open = judged.is_open || view.availability >= Availability::Down;
+        let is_open = is_open && ask.may_use(server);
+        decisions.consider(|| Considered::compared(lane.server, view, &judged, is_open));
+        if is_open {
             let others = f64::from(server.outside.others);
             let crowd = (f64::from(lane.in_flight) + others + 1.0) / server.spec.weight;
             if search.is_better(total, crowd) {
@@ -361,18 +376,6 @@ impl Policy {
         let mean = (service * open.service).sqrt();
         let uncertain = open.service.min(WAIT_SAVES * mean);
         open.total + margin <= closed + gain + uncertain
-    }
-
-    /// Whether requests have waited longer for a model that is in no memory and could be loaded on
-    /// this server.
-    fn is_needed_elsewhere(&self, ask: &Ask<'_>, id: ServerId) -> bool {
-        self.models.iter().any(|(name, model)| {
-            model.waiting > 0
-                && name != ask.model
-                && model.copies().is_empty()
-                && model.oldest.is_some_and(|oldest| oldest < ask.since)
-                && model.lane(id).is_some()
-        })
     }
 
     fn take(&mut self, ask: &Ask<'_>, open: Open, untried: usize) -> Grant {
@@ -450,53 +453,6 @@ impl Policy {
             let lane = self.models.get(victim).and_then(|model| model.lane(id));
             lane.is_none_or(|lane| lane.in_flight == 0)
         })
-    }
-
-    /// Lets a model rest on one server, if the request waits for a model in no memory for too long:
-    /// a busy model would keep it out for ever, because Ollama unloads only what is idle.
-    fn let_others_rest(&mut self, ask: &Ask<'_>) {
-        let Some(model) = self.models.get(ask.model) else {
-            return;
-        };
-        if !model.rests.is_empty() || !model.copies().is_empty() {
-            return;
-        }
-        let lanes = model.lanes.iter();
-        let candidates = lanes.filter_map(|lane| {
-            let load = lane.load_seconds();
-            let is_free = self.server(lane.server)?.loading.is_none();
-            let victim = (is_free && is_overdue(model, load, ask))
-                .then(|| self.victim_to_rest(lane.server, ask, load))??;
-            let (name, cost) = victim;
-            Some((name, lane.server, load, cost + load))
-        });
-        let best = candidates.min_by(|a, b| a.3.total_cmp(&b.3));
-        let Some((victim, id, load, _)) = best else {
-            return;
-        };
-        let until = ask.now + Duration::from_secs_f64(LONGEST_REST * load);
-        if let Some(lane) = super::lane(&mut self.models, &victim, id) {
-            lane.resting_until = Some(until);
-        }
-        if let Some(model) = self.models.get_mut(ask.model) {
-            model.rests.push((victim, id));
-        }
-    }
-
-    /// The model of a server that is soonest idle, among those that have had their time in memory.
-    fn victim_to_rest(&self, id: ServerId, ask: &Ask<'_>, load: f64) -> Option<(ModelName, f64)> {
-        let server = self.server(id)?;
-        let (_, victims) = self.victims(id, ask.model);
-        let victims = victims.into_iter();
-        let times = victims.filter_map(|name| {
-            let model = self.models.get(&name)?;
-            let lane = model.lane(id)?;
-            let has_had_its_time = has_had_its_time(lane, load, ask.now);
-            let is_free = lane.resting_until.is_none_or(|until| until <= ask.now);
-            let idle_in = lane.until_idle(service_seconds(model, lane, server));
-            (has_had_its_time && is_free).then_some((name, idle_in))
-        });
-        times.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
     /// Whether this server has the model in memory, as far as the gateway knows.

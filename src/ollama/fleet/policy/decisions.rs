@@ -82,9 +82,14 @@ enum Named {
 }
 
 impl Considered {
-    pub(super) fn compared(server: ServerId, view: View, judged: &Judgement) -> Self {
+    pub(super) fn compared(
+        server: ServerId,
+        view: View,
+        judged: &Judgement,
+        is_open: bool,
+    ) -> Self {
         Self {
-            is_open: judged.is_open,
+            is_open,
             ..Self::open(server, view, judged.terms, judged.loads)
         }
     }

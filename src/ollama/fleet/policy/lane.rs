@@ -79,6 +79,9 @@ pub(crate) struct Lane {
     pub(crate) slots: SlotLimit,
     /// Other gateways use all slots.
     pub(crate) is_full_elsewhere: bool,
+    /// The requests that wait for the model while it is in no memory could be sent to the server: it is in
+    /// no worse state than the others.
+    pub(crate) is_usable: bool,
     /// No new request is sent until this time, so that a model that waits can be loaded.
     pub(crate) resting_until: Option<Instant>,
     pub(crate) prefixes: PrefixCache,
@@ -164,6 +167,7 @@ impl Lane {
             last_sent: None,
             slots: SlotLimit::new(slots),
             is_full_elsewhere: false,
+            is_usable: true,
             resting_until: None,
             prefixes: PrefixCache::default(),
             context: Context::default(),

@@ -30,6 +30,7 @@ mod outside;
 mod own_load;
 mod prefix;
 mod residency;
+mod rest;
 mod sample;
 mod server;
 mod slots;
@@ -151,13 +152,20 @@ impl Policy {
         }
     }
 
+    /// Gives a server another name.
+    pub(crate) fn rename_server(&mut self, id: ServerId, name: Arc<str>) {
+        if let Some(server) = server(&mut self.servers, id) {
+            server.spec.name = name;
+        }
+    }
+
     /// Removes a server that has no request in flight.
     pub(crate) fn remove_server(&mut self, id: ServerId) {
         if let Some(server) = self.servers.get_mut(id.0 as usize).and_then(Option::take) {
             self.decisions.removed(id, &server.spec.name);
         }
         for model in self.models.values_mut() {
-            model.remove(id);
+            model.forget(id);
         }
         self.models.retain(|_, model| model.is_in_use());
     }
@@ -176,7 +184,8 @@ impl Policy {
         for (name, bytes) in installed {
             let model = self.models.entry(name.clone()).or_default();
             if model.lane(id).is_none() {
-                let mut lane = Lane::new(id, server.spec.slots);
+                let gone = model.take_gone(id);
+                let mut lane = gone.unwrap_or_else(|| Lane::new(id, server.spec.slots));
                 lane.slots.divide(gateways);
                 lane.is_pinned = server.spec.pinned.contains(name);
                 lane.bytes = *bytes;
@@ -238,7 +247,8 @@ impl Policy {
         self.sampler.note_change(server);
         let mut was_cold = loads;
         let mut has_changed = loads;
-        let lane = lane(&mut self.models, model, server);
+        let model_of = self.models.get_mut(model);
+        let lane = model_of.and_then(|model| model.lane_in_flight(server));
         let slots = lane.and_then(|lane| {
             was_cold |= !lane.is_warm();
             has_changed |= lane.answered(flight, now);

@@ -17,6 +17,8 @@ const CERTAIN: f64 = 40.0;
 pub(crate) struct Model {
     /// The servers that have it, by id.
     pub(crate) lanes: Vec<Lane>,
+    /// Those that do not list it any more, but have requests for it in flight: they may list it again.
+    gone: Vec<Lane>,
     /// Those that have it in memory, load it, or do not tell; by id.
     copies: Vec<ServerId>,
     /// Requests in the queue.
@@ -65,9 +67,35 @@ impl Model {
         self.lanes.insert(at, lane);
     }
 
+    /// The server lists the model no more.
     pub(crate) fn remove(&mut self, id: ServerId) {
-        self.lanes.retain(|lane| lane.server != id);
         self.copies.retain(|copy| *copy != id);
+        if let Some(at) = self.position(id) {
+            let lane = self.lanes.remove(at);
+            if lane.in_flight > 0 {
+                self.gone.push(lane);
+            }
+        }
+    }
+
+    /// Forgets a server, of which no request is in flight.
+    pub(crate) fn forget(&mut self, id: ServerId) {
+        self.remove(id);
+        self.gone.retain(|lane| lane.server != id);
+    }
+
+    /// The lane of a server that lists the model again while requests from before are in flight.
+    pub(crate) fn take_gone(&mut self, id: ServerId) -> Option<Lane> {
+        let at = self.gone.iter().position(|lane| lane.server == id)?;
+        Some(self.gone.swap_remove(at))
+    }
+
+    /// The lane of a request in flight.
+    pub(crate) fn lane_in_flight(&mut self, id: ServerId) -> Option<&mut Lane> {
+        match self.position(id) {
+            Some(at) => Some(&mut self.lanes[at]),
+            None => self.gone.iter_mut().find(|lane| lane.server == id),
+        }
     }
 
     /// Changes a lane in a way that may change whether the model is in memory there.
@@ -85,7 +113,7 @@ impl Model {
 
     /// Whether anything would be lost if the model were forgotten.
     pub(crate) fn is_in_use(&self) -> bool {
-        !self.lanes.is_empty() || self.waiting > 0
+        !self.lanes.is_empty() || !self.gone.is_empty() || self.waiting > 0
     }
 
     /// Counts a request that is sent.
@@ -109,9 +137,10 @@ impl Model {
         weight: f64,
         now: Instant,
     ) -> Option<u32> {
-        let lane = self.lane_mut(flight.server)?;
+        let lane = self.lane_in_flight(flight.server)?;
         lane.end(flight, report, now);
         let (rates, learned) = (lane.rates, lane.slots.learned());
+        self.gone.retain(|lane| lane.in_flight > 0);
         let Some(report) = report.filter(|_| !flight.is_own) else {
             return learned;
         };

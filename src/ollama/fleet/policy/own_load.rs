@@ -96,13 +96,6 @@ impl Policy {
         })
     }
 
-    /// Whether a request waits for a model that is in no memory and could be loaded on this server.
-    fn is_load_wanted(&self, id: ServerId) -> bool {
-        self.models
-            .values()
-            .any(|model| model.waiting > 0 && model.copies().is_empty() && model.lane(id).is_some())
-    }
-
     fn kept_in_memory(
         &self,
         server: &Server,

@@ -1,7 +1,6 @@
 //! The queue of one class: which waiter is next. This code gets the time as an argument and knows
 //! no wakers.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::time::Duration;
@@ -14,11 +13,14 @@ use super::{Charge, Finished, Position, Waiter};
 use crate::queue::Priority;
 
 mod exchange;
+mod head;
 mod service_time;
 mod standing;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::queue::machine) use head::Head;
+use head::{Passed, Rank};
 use service_time::ServiceTime;
 pub(in crate::queue::machine) use standing::OwnWaiters;
 
@@ -60,54 +62,8 @@ struct Flow<R> {
     waiters: BTreeMap<(Instant, u64), Waiter<R>>,
     /// The time when a waiter of this flow was last served.
     served: Option<Instant>,
-}
-
-/// The next waiter of a class, with its rank for the comparison with other classes.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::queue::machine) struct Head {
-    key_queue: usize,
-    priority: usize,
-    rank: Rank,
-}
-
-/// The order of waiters. The smallest rank is served first.
-#[derive(Clone, Copy, Debug)]
-struct Rank {
-    /// 0 is overdue; the priorities follow.
-    level: usize,
-    counter: f64,
-    since: Instant,
-    id: u64,
-}
-
-impl Rank {
-    fn order(&self, other: &Self) -> Ordering {
-        let by_level = self.level.cmp(&other.level);
-        // An overdue waiter goes first, whatever its counter.
-        let by_counter = || match self.level {
-            0 => Ordering::Equal,
-            _ => self.counter.total_cmp(&other.counter),
-        };
-        let by_age = || (self.since, self.id).cmp(&(other.since, other.id));
-        by_level.then_with(by_counter).then_with(by_age)
-    }
-}
-
-impl Head {
-    /// 0 is overdue; the priorities follow.
-    pub(in crate::queue::machine) fn level(&self) -> usize {
-        self.rank.level
-    }
-
-    /// The counter of its key.
-    pub(in crate::queue::machine) fn counter(&self) -> f64 {
-        self.rank.counter
-    }
-
-    /// The time since when it ages, and its number: the smallest is the longest wait.
-    pub(in crate::queue::machine) fn age(&self) -> (Instant, u64) {
-        (self.rank.since, self.rank.id)
-    }
+    /// The first waiter, if one behind it was served in its place.
+    passed: Option<Passed>,
 }
 
 impl<K, R> KeyQueue<K, R> {
@@ -121,21 +77,8 @@ impl<R> Flow<R> {
         Self {
             waiters: BTreeMap::new(),
             served: None,
+            passed: None,
         }
-    }
-
-    /// The rank of the flow's first waiter. A flow that is being served does not age, however long
-    /// it is. Otherwise a key with many waiters would overtake keys with few, because its waiters
-    /// wait longer.
-    fn rank(&self, priority: usize, counter: f64, ageing: Ageing) -> Option<Rank> {
-        let (&(arrival, id), _) = self.waiters.first_key_value()?;
-        let since = self.served.map_or(arrival, |served| arrival.max(served));
-        Some(Rank {
-            level: ageing.level_of(priority, since),
-            counter,
-            since,
-            id,
-        })
     }
 }
 
@@ -337,33 +280,7 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         Some(waiter)
     }
 
-    pub(in crate::queue::machine) fn head(&self, ageing: Ageing) -> Option<Head> {
-        let heads = self
-            .key_queues
-            .iter()
-            .enumerate()
-            .flat_map(|(at, key_queue)| {
-                let flows = key_queue.flows.iter().enumerate();
-                flows.filter_map(move |(priority, flow)| {
-                    let rank = flow.rank(priority, key_queue.account.counter(), ageing)?;
-                    Some(Head {
-                        key_queue: at,
-                        priority,
-                        rank,
-                    })
-                })
-            });
-        heads.min_by(|a, b| a.rank.order(&b.rank))
-    }
-
-    /// The first waiter's arrival and request. `head` must have been found since the last change.
-    pub(in crate::queue::machine) fn first(&self, head: Head) -> Option<(Instant, &R)> {
-        let flow = &self.key_queues.get(head.key_queue)?.flows[head.priority];
-        let ((arrival, _), waiter) = flow.waiters.first_key_value()?;
-        Some((*arrival, &waiter.request))
-    }
-
-    /// Removes the first waiter because it got a slot.
+    /// Removes a waiter because it got a slot.
     pub(in crate::queue::machine) fn serve(
         &mut self,
         head: Head,
@@ -371,7 +288,11 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
     ) -> Option<Waiter<R>> {
         let key_queue = self.key_queues.get_mut(head.key_queue)?;
         let flow = &mut key_queue.flows[head.priority];
-        let (_, waiter) = flow.waiters.pop_first()?;
+        let waiter = flow.waiters.remove(&head.place())?;
+        let counter = key_queue.account.counter();
+        if flow.waiters.range(..head.place()).next().is_some() {
+            flow.note_passed(counter);
+        }
         flow.served = Some(now);
         self.floor = self.floor.max(key_queue.account.settled());
         key_queue.account.serve(waiter.charge);
@@ -381,10 +302,11 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         Some(waiter)
     }
 
-    /// Removes the first waiter because it will never get a slot.
+    /// Removes a waiter because it will never get a slot.
     pub(in crate::queue::machine) fn dismiss(&mut self, head: Head) -> Option<Waiter<R>> {
         let key_queue = self.key_queues.get_mut(head.key_queue)?;
-        let (_, waiter) = key_queue.flows[head.priority].waiters.pop_first()?;
+        let flow = &mut key_queue.flows[head.priority];
+        let waiter = flow.waiters.remove(&head.place())?;
         self.waiting -= 1;
         self.close_if_empty(head.key_queue);
         Some(waiter)

@@ -124,9 +124,12 @@ fn a_request_does_not_wait_for_the_slots_of_a_server_that_is_down() {
             was_tried: false,
             is_trial: false,
         };
-        policy
-            .choose(&ask(&model, stage.now), |_| Some(view))
-            .is_some()
+        let grant = policy.choose(&ask(&model, stage.now), |_| Some(view));
+        grant.is_some_and(|grant| {
+            let shown = policy.decision(grant.decision).unwrap();
+            assert!(shown.candidates[0].is_open, "it was sent there");
+            true
+        })
     };
     for (availability, is_sent) in [
         (Availability::Avoided, false),
@@ -321,4 +324,50 @@ fn loads_that_were_not_measured_are_expected_to_be_as_fast_as_those_that_were() 
     let server = stage.serve("m", 0.1 * expected(&stage, "m", 0));
     assert!((expected(&stage, "other", server) - 0.1 * before).abs() < 1e-9);
     assert!((expected(&stage, "m", 1 - server) - 0.1 * before).abs() < 1e-9);
+}
+
+/// Two servers: the model `busy` is in the memory of the first one and runs there. A request for `m` has
+/// waited for ten seconds and avoids the second one, which has failed to load it.
+fn a_request_that_avoids_the_idle_server() -> Stage {
+    let mut stage = Stage::new(2, &["m", "busy", "other"]);
+    stage.fill(stage.servers[0]);
+    stage.list(0, &["busy"]);
+    stage.send("busy");
+    let (m, second) = (model("m"), stage.servers[1]);
+    let view = |id| {
+        let availability = match id == second {
+            true => Availability::Avoided,
+            false => Availability::Healthy,
+        };
+        Some(View {
+            availability,
+            was_tried: false,
+            is_trial: false,
+        })
+    };
+    stage.pass(10.0);
+    let ask = Ask {
+        since: stage.now - Duration::from_secs(10),
+        ..ask(&m, stage.now)
+    };
+    stage.policy.set_waiting(&m, 1);
+    assert!(stage.policy.choose(&ask, view).is_none(), "it waits");
+    stage
+}
+
+#[test]
+fn a_model_is_loaded_on_a_server_that_an_older_request_cannot_use() {
+    let mut stage = a_request_that_avoids_the_idle_server();
+    let grant = stage.choose("other", 1.0, 1).unwrap();
+    assert!(grant.loads && grant.server == stage.servers[1]);
+}
+
+#[test]
+fn the_gateway_loads_a_model_itself_on_a_server_that_a_waiting_request_cannot_use() {
+    let mut stage = a_request_that_avoids_the_idle_server();
+    let (second, now) = (stage.servers[1], stage.now);
+    let load = stage
+        .policy
+        .begin_own_load(second, &model("other"), &[], now);
+    assert!(begins(&load));
 }

@@ -212,18 +212,11 @@ fn a_prompt_goes_where_its_beginning_was_processed() {
     let name = model("m");
     let ask = |stage: &mut Stage| {
         let ask = Ask {
-            model: &name,
             prompt_tokens: 4000.0,
             output_tokens: Some(10.0),
-            num_ctx: None,
-            may_change_num_ctx: false,
             prefix: &prefix,
             prefix_part: 1.0,
-            streams: true,
-            waiting: 1,
-            may_probe_slots: true,
-            since: stage.now,
-            now: stage.now,
+            ..Ask::arriving(&name, stage.now)
         };
         let healthy = |_| {
             Some(View {

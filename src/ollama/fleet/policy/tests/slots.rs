@@ -56,3 +56,40 @@ fn without_a_limit_a_silent_server_gets_few_more_requests_than_it_has_run_at_onc
     }
     assert!((1..=3).contains(&unanswered), "{unanswered}");
 }
+
+#[test]
+fn a_model_that_a_server_lists_again_keeps_the_count_of_its_requests() {
+    let mut stage = Stage::new(0, &[]);
+    let spec = ServerSpec {
+        slots: Some(2),
+        ..ServerSpec::new("gpu-0".into())
+    };
+    let id = stage.policy.add_server(spec);
+    stage.servers.push(id);
+    let list = |stage: &mut Stage, models: &[(ModelName, u64)]| {
+        stage.policy.set_installed(id, models);
+    };
+    let installed = [(model("m"), 8_000_000_000)];
+    list(&mut stage, &installed);
+    let [first, second] = [stage.send("m").1, stage.send("m").1];
+    list(&mut stage, &[]);
+    assert!(stage.choose("m", 0.0, 1).is_none(), "no server has it");
+    stage.answer("m", first, 0.0);
+    list(&mut stage, &installed);
+    let (_, third) = stage.send("m");
+    assert!(stage.choose("m", 0.0, 1).is_none(), "two are in flight");
+    stage.answer("m", second, 0.0);
+    stage.answer("m", third, 0.0);
+    stage.send("m");
+    stage.send("m");
+    assert!(
+        stage.choose("m", 0.0, 1).is_none(),
+        "two are in flight again"
+    );
+    let lane = stage.policy.models[&model("m")].lane(id).unwrap();
+    assert_eq!(
+        lane.rates.service.get(),
+        Some(3.0),
+        "the speed is still known"
+    );
+}
