@@ -60,6 +60,19 @@ async fn a_key_can_be_without_the_limits_of_the_others() {
 }
 
 #[tokio::test]
+async fn what_the_limit_of_a_key_refuses_does_not_count_for_all_clients() {
+    let sim = tiny().await;
+    let settings = [
+        ADA_AND_BOB,
+        ("LLAMATOWER_RATE_LIMIT", "3/h"),
+        ("LLAMATOWER_KEY_LIMITS", "ada:rate=1/h"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    assert_eq!(ask(&gateway, "ada", 4).await, [200, 429, 429, 429]);
+    assert_eq!(ask(&gateway, "bob", 3).await, [200, 200, 429]);
+}
+
+#[tokio::test]
 async fn lists_have_their_own_limit_and_probes_have_none() {
     let sim = tiny().await;
     let settings = [
