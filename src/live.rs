@@ -4,7 +4,7 @@
 //! The layers and the fleet hold handles to these values, and read the current ones for each request.
 //! [`LiveSettings::apply`] replaces them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ use crate::edge::Hosts;
 use crate::model_sync::SyncRules;
 use crate::ollama::fleet::Share;
 use crate::reload::{Cause, InForce, Reloaded};
-use crate::settings::{KeysFile, Limits, ListingRate, Secret, Settings};
+use crate::settings::{KeyLimit, KeysFile, Limits, ListingRate, Secret, Settings};
 use crate::shared::{Rates, Sharing, Tokens};
 use crate::telemetry::{BudgetUse, Metrics};
 
@@ -88,6 +88,8 @@ pub struct LiveSettings {
     pub rate: GlobalRate,
     /// Limit of the inference requests of each client.
     pub key_rate: ClientRate,
+    /// The keys that this limit does not apply to.
+    unlimited: Live<BTreeSet<Arc<str>>>,
     /// Limit of the inference requests of each user that a key names.
     pub user_rate: ClientRate,
     /// Limit of each client's requests that run no model.
@@ -183,6 +185,7 @@ impl LiveSettings {
     /// As for [`new`](Self::new).
     pub fn with_sharing(settings: &Settings, sharing: &Sharing) -> Result<Self, String> {
         let limits = &settings.limits;
+        let unlimited = Live::new(unlimited_keys(limits));
         Ok(Self {
             keys: Live::new(keys(settings)?),
             delegation: Delegation::new(settings),
@@ -197,7 +200,8 @@ impl LiveSettings {
                 Client::account_of,
                 sharing,
             )
-            .with_requests(runs_a_model),
+            .with_requests(counts_for_key(unlimited.clone())),
+            unlimited,
             user_rate: client_rate(USER, [], limits.user_rate, Client::user_of, sharing)
                 .with_requests(runs_a_model)
                 .named(USER),
@@ -248,6 +252,7 @@ impl LiveSettings {
         self.keys.set(keys);
         self.delegation.set(settings);
         self.rate.set_quotas([], limits.rate);
+        self.unlimited.set(unlimited_keys(limits));
         self.key_rate
             .set_quotas(rates_of_keys(limits), limits.key_rate);
         self.user_rate.set_quotas([], limits.user_rate);
@@ -323,11 +328,16 @@ impl TokenBudgets {
 impl BudgetsByClient {
     fn new(limits: &Limits) -> Self {
         let own = limits.key_limits.iter();
-        let own = own.filter(|(_, limits)| !limits.tokens.is_empty());
+        let own = own.filter_map(|(name, limits)| {
+            let budgets = match &limits.tokens {
+                KeyLimit::General => return None,
+                KeyLimit::Off => [].into(),
+                KeyLimit::Of(budgets) => budgets.as_slice().into(),
+            };
+            Some((name.clone(), budgets))
+        });
         Self {
-            own: own
-                .map(|(name, limits)| (name.clone(), limits.tokens.as_slice().into()))
-                .collect(),
+            own: own.collect(),
             others: limits.key_tokens.as_slice().into(),
         }
     }
@@ -341,7 +351,8 @@ impl BudgetsByClient {
     }
 
     fn any_budget(&self) -> bool {
-        !self.own.is_empty() || !self.others.is_empty()
+        let mut lists = self.own.values().chain([&self.others]);
+        lists.any(|budgets| !budgets.is_empty())
     }
 }
 
@@ -413,7 +424,28 @@ fn global_rate(quota: Option<Quota>, sharing: &Sharing) -> GlobalRate {
 
 fn rates_of_keys(limits: &Limits) -> impl Iterator<Item = (Client, Quota)> + use<'_> {
     let own = limits.key_limits.iter();
-    own.filter_map(|(name, limits)| Some((Client::Key(name.clone()), limits.rate?)))
+    own.filter_map(|(name, limits)| match limits.rate {
+        KeyLimit::Of(quota) => Some((Client::Key(name.clone()), quota)),
+        KeyLimit::General | KeyLimit::Off => None,
+    })
+}
+
+fn unlimited_keys(limits: &Limits) -> BTreeSet<Arc<str>> {
+    let own = limits.key_limits.iter();
+    let own = own.filter(|(_, limits)| limits.rate == KeyLimit::Off);
+    own.map(|(name, _)| name.clone()).collect()
+}
+
+/// Selects the requests that the limit of keys counts: not those of keys without a limit.
+fn counts_for_key(unlimited: Live<BTreeSet<Arc<str>>>) -> impl Fn(&Parts) -> bool {
+    move |request| {
+        let unlimited = unlimited.get();
+        let is_unlimited = || match Client::account_of(request) {
+            Some(Client::Key(name)) => unlimited.contains(&name),
+            _ => false,
+        };
+        runs_a_model(request) && (unlimited.is_empty() || !is_unlimited())
+    }
 }
 
 fn listing_rate(limits: &Limits) -> Option<Quota> {

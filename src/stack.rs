@@ -148,11 +148,12 @@ where
         )))
         // Asks Redis once for all of the following rates, and for the tokens.
         .layer(limits_in_redis(handles.redis, live, &user_tokens, &tokens))
-        .layer(live.rate.clone())
-        // The user's limit is outside of the key's: what a user may not send does not count for the key.
+        // What the limit of a user refuses does not count for the key, and what that of a key refuses does not
+        // count for all clients.
         .layer(live.user_rate.clone())
         .layer(live.key_rate.clone())
         .layer(live.listing_rate.clone())
+        .layer(live.rate.clone())
         .layer(AdmissionLayer::new(limits.in_flight))
         // The body: read once, scanned once.
         .layer(body_limit(settings, handles.body_memory.clone()))

@@ -61,7 +61,8 @@ pub use table::{
 };
 pub use tls::{Http2, Listener, Listening, TlsListeners};
 pub use values::{
-    ExtraPath, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName, SizeOrShare,
+    ExtraPath, KeyLimit, KeyLimits, ListingRate, NumCtx, PerServer, PlacedModel, ServerName,
+    SizeOrShare,
 };
 
 use crate::telemetry::check_environment;

@@ -114,13 +114,25 @@ impl PerServer<SlotRule> {
     }
 }
 
+/// A limit of one key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyLimit<T> {
+    /// The general limit.
+    #[default]
+    General,
+    /// No limit.
+    Off,
+    /// This limit.
+    Of(T),
+}
+
 /// The limits of one key, instead of the general ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyLimits {
     /// Requests.
-    pub rate: Option<Quota>,
-    /// Tokens; if empty, the general limit applies.
-    pub tokens: Vec<Budget>,
+    pub rate: KeyLimit<Quota>,
+    /// Tokens.
+    pub tokens: KeyLimit<Vec<Budget>>,
     /// Its share of the slots.
     pub share: Share,
 }

@@ -46,13 +46,31 @@ pub struct SharedUsage {
 struct Pending {
     rows: Mutex<HashMap<UsageKey, Counts>>,
     /// One sender at a time.
-    sending: tokio::sync::Mutex<Option<Batch>>,
+    sending: tokio::sync::Mutex<Sending>,
     changed: Notify,
 }
 
-/// Rows that are sent, until Redis has confirmed them. A repetition has the same id.
+/// What Redis gets. It keeps the number of the last batch of a sender, so that a repetition, however late,
+/// does not count.
+struct Sending {
+    sender: Uuid,
+    batches: u64,
+    batch: Option<Batch>,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self {
+            sender: Uuid::new_v4(),
+            batches: 0,
+            batch: None,
+        }
+    }
+}
+
+/// Rows that are sent, until Redis has confirmed them. A repetition has the same number.
 struct Batch {
-    id: String,
+    number: u64,
     rows: Vec<(UsageKey, Counts)>,
 }
 
@@ -85,37 +103,35 @@ impl SharedUsage {
     pub async fn send(&self) -> bool {
         let mut sending = self.pending.sending.lock().await;
         loop {
-            if sending.is_none() {
-                *sending = self.next_batch();
+            if sending.batch.is_none() {
+                sending.batch = self.next_batch(sending.batches + 1);
+                sending.batches += u64::from(sending.batch.is_some());
             }
             // It stays there meanwhile: an operator's client that disconnects ends this function at any time.
-            let Some(batch) = &*sending else {
+            let Some(batch) = &sending.batch else {
                 return true;
             };
-            if self.add(batch).await.is_err() {
+            if self.add(sending.sender, batch).await.is_err() {
                 return false;
             }
-            *sending = None;
+            sending.batch = None;
         }
     }
 
-    fn next_batch(&self) -> Option<Batch> {
+    fn next_batch(&self, number: u64) -> Option<Batch> {
         let mut pending = self.lock();
         let keys: Vec<UsageKey> = pending.keys().take(ROWS).cloned().collect();
         let rows = keys
             .into_iter()
             .filter_map(|key| pending.remove_entry(&key));
         let rows: Vec<_> = rows.collect();
-        (!rows.is_empty()).then(|| Batch {
-            id: Uuid::new_v4().to_string(),
-            rows,
-        })
+        (!rows.is_empty()).then_some(Batch { number, rows })
     }
 
-    async fn add(&self, batch: &Batch) -> Result<Vec<String>, StoreUnavailable> {
-        let mut keys = vec![self.redis.key("usage:batch", &batch.id)];
+    async fn add(&self, sender: Uuid, batch: &Batch) -> Result<Vec<String>, StoreUnavailable> {
+        let mut keys = vec![self.redis.key("usage:batch", &sender.to_string())];
         let mut days: BTreeMap<i32, usize> = BTreeMap::new();
-        let mut arguments = vec![self.lasts.as_millis().to_string()];
+        let mut arguments = vec![self.lasts.as_millis().to_string(), batch.number.to_string()];
         for (row, counts) in &batch.rows {
             let day = *days.entry(row.day).or_insert_with(|| {
                 keys.push(self.day(row.day));
@@ -284,7 +300,7 @@ mod tests {
         let shared = SharedUsage::new(usage, redis.clone(), 30);
         let (day, key, model) = (20_261_130, "ada".into(), "tiny".into());
         let row = UsageKey { day, key, model };
-        shared.lock().insert(row, [7; COUNTS]);
+        shared.lock().insert(row.clone(), [7; COUNTS]);
         // An operator's client asks for the usage, and disconnects.
         let first = tokio::select! {
             biased;
@@ -295,8 +311,18 @@ mod tests {
         while !shared.send().await {
             redis.connected().await;
         }
-        assert_eq!(calls.try_recv().ok(), Some(first), "the same batch");
+        assert_eq!(
+            calls.try_recv().as_ref().ok(),
+            Some(&first),
+            "the same batch"
+        );
         assert!(shared.send().await);
         assert!(calls.try_recv().is_err(), "and only once");
+        shared.lock().insert(row, [7; COUNTS]);
+        assert!(shared.send().await);
+        let next = calls.try_recv().unwrap();
+        // The script, two keys, when they expire, the number.
+        assert_eq!(next[..6], first[..6]);
+        assert_eq!([&*first[6], &*next[6]], ["1", "2"]);
     }
 }

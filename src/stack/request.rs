@@ -144,10 +144,10 @@ pub(super) fn limits_in_redis(
     };
     let by_length = RedisLimitsLayer::expected_tokens_by_length;
     RedisLimitsLayer::new(redis)
-        .with_rate(&live.rate, Rates::in_redis)
         .with_rate(&live.user_rate, Rates::in_redis)
         .with_rate(&live.key_rate, Rates::in_redis)
         .with_rate(&live.listing_rate, Rates::in_redis)
+        .with_rate(&live.rate, Rates::in_redis)
         .with_tokens(user_tokens, Tokens::in_redis, by_length)
         .with_tokens(tokens, Tokens::in_redis, by_length)
 }

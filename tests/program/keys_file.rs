@@ -426,6 +426,27 @@ async fn a_key_is_in_the_file_or_in_the_variables() {
 }
 
 #[tokio::test]
+async fn a_key_of_the_file_can_be_without_a_limit_and_a_reload_changes_that() {
+    let text = |rate: &str, tokens: &str| {
+        let digest = KeyDigest::of("ada-key");
+        format!(
+            "[keys.ada]\ndigest = \"{digest}\"\nlimits = {{ rate = \"{rate}\", tokens = {tokens} }}\n"
+        )
+    };
+    let settings = [
+        ("LLAMATOWER_KEY_RATE_LIMIT", "1/h"),
+        ("LLAMATOWER_KEY_TOKEN_LIMIT", "2/day"),
+    ];
+    let it = started_with(tiny().await, &text("off", "\"off\""), &settings).await;
+    for _ in 0..3 {
+        assert_eq!(it.status("ada-key").await, 200);
+    }
+    it.write(&text("1/h", "[\"off\"]"), DONE).await;
+    assert_eq!(it.status("ada-key").await, 200);
+    assert_eq!(it.status("ada-key").await, 429);
+}
+
+#[tokio::test]
 async fn keygen_writes_rotates_and_keeps_comments() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys.toml");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{ADA, Gateway, chat, send, tiny};
+use crate::harness::{ADA, ADA_AND_BOB, Gateway, chat, send, tiny};
 
 /// Sends all requests that run no model, and returns the statuses.
 async fn list(gateway: &Gateway) -> Vec<u16> {
@@ -32,6 +32,44 @@ async fn lists_and_probes_do_not_count_against_the_request_limit() {
         }
         assert_eq!(list(&gateway).await, [200; 5], "{limit}: used up");
     }
+}
+
+/// The statuses of so many chat requests with a key.
+async fn ask(gateway: &Gateway, key: &str, times: usize) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..times {
+        let request = gateway.post_request("/api/chat", &chat());
+        let answer = send(request.bearer_auth(format!("{key}-secret"))).await;
+        statuses.push(answer.status);
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn a_key_can_be_without_the_limits_of_the_others() {
+    let sim = tiny().await;
+    for general in [
+        ("LLAMATOWER_KEY_RATE_LIMIT", "1/h"),
+        ("LLAMATOWER_KEY_TOKEN_LIMIT", "2/day"),
+    ] {
+        let off = ("LLAMATOWER_KEY_LIMITS", "ada:rate=off, ada:tokens=off");
+        let gateway = Gateway::start(&[&sim], &[ADA_AND_BOB, general, off]).await;
+        assert_eq!(ask(&gateway, "ada", 3).await, [200; 3], "{general:?}");
+        assert_eq!(ask(&gateway, "bob", 2).await, [200, 429], "{general:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_limit_of_a_key_refuses_does_not_count_for_all_clients() {
+    let sim = tiny().await;
+    let settings = [
+        ADA_AND_BOB,
+        ("LLAMATOWER_RATE_LIMIT", "3/h"),
+        ("LLAMATOWER_KEY_LIMITS", "ada:rate=1/h"),
+    ];
+    let gateway = Gateway::start(&[&sim], &settings).await;
+    assert_eq!(ask(&gateway, "ada", 4).await, [200, 429, 429, 429]);
+    assert_eq!(ask(&gateway, "bob", 3).await, [200, 200, 429]);
 }
 
 #[tokio::test]

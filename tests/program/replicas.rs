@@ -249,6 +249,14 @@ async fn usage_is_the_sum_of_two_gateways_and_of_earlier_ones() {
     for gateway in &gateways {
         until_sum(gateway, 2).await;
     }
+    // A batch that is sent again after an outage of hours does not count twice.
+    let pattern = "*usage:batch*";
+    let marks = redis.call(&["--scan", "--pattern", pattern]).await;
+    assert_eq!(marks.lines().count(), 2, "one for each gateway: {marks}");
+    for mark in marks.lines() {
+        let ttl = redis.call(&["PTTL", mark]).await;
+        assert!(ttl.trim().parse::<u64>().unwrap() > 24 * 60 * 60 * 1000);
+    }
     let [first, second] = gateways;
     assert_eq!(ask(&first, "ada", &chat()).await.status, 200);
     // What it has not sent yet is sent at the end.

@@ -10,8 +10,8 @@ use super::{BodyMemoryExhausted, BodyTooLarge};
 use crate::Failure;
 use crate::body::{MemoryBudget, ReplayBody, Reservation, Segments};
 
-/// The first reservation for a body of unknown length. Each further step doubles the reservation,
-/// by [`LARGEST_STEP`] at most.
+/// The first reservation for a body. Each further step doubles the reservation, by [`LARGEST_STEP`] at
+/// most, so that a client which sends slowly or nothing holds little more than it has sent.
 const FIRST_STEP: u64 = 64 << 10;
 const LARGEST_STEP: u64 = 1 << 20;
 
@@ -41,6 +41,8 @@ impl Pace {
 #[derive(Debug)]
 pub(super) struct Buffering {
     limit: u64,
+    /// The declared length, or the limit.
+    expected: u64,
     reservation: Reservation,
     received: u64,
     segments: Segments,
@@ -51,7 +53,7 @@ pub(super) struct Buffering {
 }
 
 impl Buffering {
-    /// Reserves the memory for a body with this size hint.
+    /// Reserves the first memory for a body with this size hint, if there is space for all of it.
     pub(super) fn begin(
         hint: &SizeHint,
         limit: u64,
@@ -63,11 +65,15 @@ impl Buffering {
         if hint.lower() > limit {
             return Err(BodyTooLarge { limit }.into());
         }
+        if hint.lower() > budget.available() {
+            return Err(BodyMemoryExhausted.into());
+        }
         let reservation = budget
-            .try_reserve(hint.exact().unwrap_or_else(|| hint.lower()))
+            .try_reserve(hint.lower().min(FIRST_STEP))
             .ok_or(BodyMemoryExhausted)?;
         Ok(Self {
             limit,
+            expected: hint.upper().unwrap_or(limit).min(limit),
             reservation,
             received: 0,
             segments: Segments::new(),
@@ -113,7 +119,7 @@ impl Buffering {
         };
         let step = held
             .clamp(FIRST_STEP, LARGEST_STEP)
-            .min(self.limit - held)
+            .min(self.expected.saturating_sub(held))
             .max(needed);
         let granted = self.reservation.try_grow(step) || self.reservation.try_grow(needed);
         granted

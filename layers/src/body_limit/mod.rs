@@ -11,9 +11,9 @@
 //!        |-------- memory of a buffered body -- until its last copy is dropped
 //! ```
 //!
-//! No body waits for memory. For a body with `Content-Length`, the whole length is reserved before
-//! a byte is read. A body without it reserves more as it grows. Both are refused (503) when the
-//! budget is used up.
+//! No body waits for memory. A body reserves more as it grows, so that a client which declares a long
+//! body and does not send it holds little. It is refused (503) when the budget is used up; with a
+//! `Content-Length` before a byte is read, if the whole length is more than what is free.
 //!
 //! Put this layer inside of layers that can refuse a request by its head (API keys, rate limits, a
 //! concurrency limit), and outside of all layers that read the body. It is always ready: it polls

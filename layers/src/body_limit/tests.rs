@@ -71,6 +71,23 @@ impl Body for CountsPolls {
     }
 }
 
+/// A body that declares this length.
+struct Declares<B>(u64, B);
+
+impl<B: Body<Data = Bytes, Error = BoxError> + Unpin> Body for Declares<B> {
+    type Data = Bytes;
+    type Error = BoxError;
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        std::pin::Pin::new(&mut self.1).poll_frame(cx)
+    }
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.0)
+    }
+}
+
 fn limited(limit: u64, budget: &MemoryBudget) -> BodyLimitLayer {
     BodyLimitLayer::new(budget.clone()).with_rule(move |_| BodyRule::Buffer { limit })
 }
@@ -145,6 +162,30 @@ async fn a_declared_length_beyond_the_free_budget_is_refused_unread() {
     let result = send(&limited(10, &budget), CountsPolls(6, polls.clone())).await;
     assert_eq!(failure(result), EXHAUSTED);
     assert_eq!((polls.load(Ordering::Relaxed), budget.available()), (0, 5));
+}
+
+#[tokio::test]
+async fn a_declared_length_whose_body_does_not_arrive_takes_no_memory_from_others() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let mut silent = tokio_test::task::spawn(send(&layer, CountsPolls(1 << 20, Arc::default())));
+    tokio_test::assert_pending!(silent.poll());
+    let text = "x".repeat(900 << 10);
+    let sent = send(&layer, Full::new(Bytes::from(text.clone()))).await;
+    assert_eq!(sent.unwrap(), text);
+}
+
+#[tokio::test]
+async fn a_declared_length_is_never_exceeded_by_the_reservation() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let frames = [30 << 10, 40 << 10].map(|len| Frame::data(Bytes::from(vec![b'x'; len])));
+    let rest = stream::pending();
+    let frames = stream::iter(frames.map(Ok::<_, BoxError>)).chain(rest);
+    let body = Declares(70 << 10, StreamBody::new(frames));
+    let mut reading = tokio_test::task::spawn(send(&layer, body));
+    tokio_test::assert_pending!(reading.poll());
+    assert_eq!(budget.available(), (1 << 20) - (70 << 10));
 }
 
 #[tokio::test]

@@ -98,11 +98,11 @@ where
         Self {
             state: State::Reserving {
                 reserving: Box::pin(Reserving {
-                    store_call: StoreCall::new(reserving, limit.policy),
+                    store_call: StoreCall::new(reserving, limit.options.policy),
                     call: Some((ready_service, request)),
                     store: limit.store.clone(),
                     estimate,
-                    is_shared: limit.is_shared,
+                    is_shared: limit.options.is_shared,
                 }),
             },
             settlement: None,

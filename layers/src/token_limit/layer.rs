@@ -31,15 +31,21 @@ pub struct TokenLimitLayer<K, X, T = MemoryStore<K>> {
 pub(super) struct Limit<K, X, T> {
     pub(super) store: Arc<T>,
     pub(super) key_of: X,
-    pub(super) counts: Option<Selector>,
-    pub(super) without_key: WithoutKey,
+    pub(super) options: Options,
+    budgets: Arc<[Budget]>,
+    budgets_of: Option<Arc<BudgetsOf<K>>>,
+}
+
+/// What does not depend on the types of keys and stores.
+#[derive(Clone)]
+pub(super) struct Options {
+    counts: Option<Selector>,
+    without_key: WithoutKey,
     pub(super) policy: StorePolicy,
     pub(super) estimate: Option<Arc<Estimate>>,
     pub(super) output: Option<Arc<Estimate>>,
     pub(super) is_on: Arc<AtomicBool>,
     pub(super) is_shared: bool,
-    budgets: Arc<[Budget]>,
-    budgets_of: Option<Arc<BudgetsOf<K>>>,
 }
 
 impl<K, X, T> Limit<K, X, T> {
@@ -54,9 +60,9 @@ impl<K, X, T> Limit<K, X, T> {
     where
         X: Fn(&Parts) -> Option<K>,
     {
-        match &self.counts {
+        match &self.options.counts {
             Some(counts) if !counts(request) => Ok(None),
-            _ => self.without_key.settle((self.key_of)(request)),
+            _ => self.options.without_key.settle((self.key_of)(request)),
         }
     }
 }
@@ -97,7 +103,7 @@ where
         &self,
         request: &Parts,
     ) -> Result<Option<(Option<K>, Arc<[Budget]>)>, NoLimitKey> {
-        if !self.limit.is_on.load(Ordering::Relaxed) {
+        if !self.limit.options.is_on.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let key = self.limit.key(request)?;
@@ -113,13 +119,15 @@ where
             limit: Arc::new(Limit {
                 store: Arc::new(store),
                 key_of,
-                counts: None,
-                without_key: WithoutKey::default(),
-                policy: StorePolicy::default(),
-                estimate: None,
-                output: None,
-                is_on: Arc::new(AtomicBool::new(true)),
-                is_shared: false,
+                options: Options {
+                    counts: None,
+                    without_key: WithoutKey::default(),
+                    policy: StorePolicy::default(),
+                    estimate: None,
+                    output: None,
+                    is_on: Arc::new(AtomicBool::new(true)),
+                    is_shared: false,
+                },
                 budgets: budgets.into_iter().collect(),
                 budgets_of: None,
             }),
@@ -139,26 +147,26 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
 
     /// Limits only the requests that `counts` selects; others pass. By default, all are limited.
     pub fn with_requests(self, counts: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.change(|limit| limit.counts = Some(Hook(Arc::new(counts))))
+        self.change(|limit| limit.options.counts = Some(Hook(Arc::new(counts))))
     }
 
     /// What happens to requests without a key; by default they share one account with the default
     /// budgets.
     pub fn without_key(self, without_key: WithoutKey) -> Self {
-        self.change(|limit| limit.without_key = without_key)
+        self.change(|limit| limit.options.without_key = without_key)
     }
 
     /// The budgets are those of all clients together, because all requests have the same key. Errors
     /// then say so; by default they name the client.
     pub fn with_shared_budgets(self) -> Self {
-        self.change(|limit| limit.is_shared = true)
+        self.change(|limit| limit.options.is_shared = true)
     }
 
     /// The expected tokens of a request. The default is a quarter of its body's bytes. Images use fewer
     /// tokens than their bytes suggest: behind an `LlmRequestLayer` they count as at most 4096 tokens,
     /// and without one, the whole body does.
     pub fn with_estimate(self, estimate: impl Fn(&Parts) -> u64 + Send + Sync + 'static) -> Self {
-        self.change(|limit| limit.estimate = Some(Arc::new(estimate)))
+        self.change(|limit| limit.options.estimate = Some(Arc::new(estimate)))
     }
 
     /// The expected tokens of a request's response, for example its `max_tokens`. They are reserved in addition
@@ -168,17 +176,17 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
         self,
         output: impl Fn(&Parts) -> u64 + Send + Sync + 'static,
     ) -> Self {
-        self.change(|limit| limit.output = Some(Arc::new(output)))
+        self.change(|limit| limit.options.output = Some(Arc::new(output)))
     }
 
     /// The deadline for a store's response. A store in memory answers at once.
     pub fn with_deadline(self, deadline: Duration) -> Self {
-        self.change(|limit| limit.policy.deadline = deadline)
+        self.change(|limit| limit.options.policy.deadline = deadline)
     }
 
     /// What happens to requests while the store does not answer; by default they pass.
     pub fn when_unavailable(self, when_unavailable: WhenUnavailable) -> Self {
-        self.change(|limit| limit.policy.when_unavailable = when_unavailable)
+        self.change(|limit| limit.options.policy.when_unavailable = when_unavailable)
     }
 
     /// Turns the limit on or off; by default on. If it is off, neither the key function nor the
@@ -189,20 +197,14 @@ impl<K, X: Clone, T> TokenLimitLayer<K, X, T> {
 
     /// The same as a switch that can be turned at any time.
     pub fn with_switch(self, is_on: Arc<AtomicBool>) -> Self {
-        self.change(|limit| limit.is_on = is_on)
+        self.change(|limit| limit.options.is_on = is_on)
     }
 
     fn change(self, change: impl FnOnce(&mut Limit<K, X, T>)) -> Self {
         let mut limit = Limit {
             store: self.limit.store.clone(),
             key_of: self.limit.key_of.clone(),
-            counts: self.limit.counts.clone(),
-            without_key: self.limit.without_key,
-            policy: self.limit.policy,
-            estimate: self.limit.estimate.clone(),
-            output: self.limit.output.clone(),
-            is_on: self.limit.is_on.clone(),
-            is_shared: self.limit.is_shared,
+            options: self.limit.options.clone(),
             budgets: self.limit.budgets.clone(),
             budgets_of: self.limit.budgets_of.clone(),
         };

@@ -44,16 +44,17 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let limit = &*self.limit;
-        if !limit.is_on.load(Ordering::Relaxed) {
+        let options = &limit.options;
+        if !options.is_on.load(Ordering::Relaxed) {
             return TokenLimitFuture::uncounted(self.inner.call(request));
         }
         let (parts, body) = request.into_parts();
         let key = limit.key(&parts);
-        let estimate = match &limit.estimate {
+        let estimate = match &options.estimate {
             Some(estimate) => estimate(&parts),
             None => expected_tokens(&parts, body.size_hint().lower()),
         };
-        let output = limit.output.as_ref().map_or(0, |output| output(&parts));
+        let output = options.output.as_ref().map_or(0, |output| output(&parts));
         let request = Request::from_parts(parts, body);
         let key = match key {
             Ok(Some(key)) => key,

@@ -9,11 +9,12 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::object::CountMembers;
 use super::tail::LastPieces;
 use super::{Measured, Usage, UsageReport};
 
 pin_project! {
-    /// A body that keeps its last bytes and reads the usage from them at its end.
+    /// A body that keeps the bytes with the counts and reads the usage from them at its end.
     #[derive(Debug, Default)]
     pub struct UsageBody<B> {
         #[pin]
@@ -34,6 +35,9 @@ pub(super) enum Separator {
 /// Fills the report when it is dropped.
 #[derive(Debug)]
 struct Watch {
+    /// For a response that is one object.
+    members: CountMembers,
+    /// For all other responses.
     last: LastPieces,
     separator: Separator,
     is_after_line_feed: bool,
@@ -51,6 +55,7 @@ impl<B> UsageBody<B> {
         B: Body,
     {
         let watch = Watch {
+            members: CountMembers::default(),
             last: LastPieces::default(),
             separator,
             is_after_line_feed: separator == Separator::LineFeed,
@@ -88,7 +93,7 @@ impl Separator {
 impl Watch {
     fn push(&mut self, frame: &Bytes) {
         match self.separator {
-            Separator::None => self.last.push(frame),
+            Separator::None => self.members.push(frame),
             Separator::LineFeed => self.count_lines(frame),
             Separator::EmptyLine => {
                 self.last.push(frame);
@@ -123,8 +128,12 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        let usage = match self.separator {
+            Separator::None => self.members.usage(),
+            _ => self.last.with(Usage::find_last),
+        };
         self.report.fill(Measured {
-            usage: self.last.with(Usage::find_last),
+            usage,
             items: self.items,
         });
     }

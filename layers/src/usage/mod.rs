@@ -1,11 +1,11 @@
 //! The token usage of a response, as counted by the backend.
 //!
-//! Every dialect sends the counts at the end: Ollama in the line with `done:true`, OpenAI in the
-//! chunk before `[DONE]`, Anthropic in `message_delta`, and a response of one object in its last
-//! members. [`UsageLayer`] keeps a copy of the last kilobyte, reads the counts from it once, when
-//! the response ends, and fills the response's [`UsageReport`]. The report is in the request's
-//! [`Record`](crate::Record), otherwise in the response's extensions. The frames themselves pass
-//! through unchanged.
+//! Every dialect sends the counts at the end of a stream: Ollama in the line with `done:true`, OpenAI
+//! in the chunk before `[DONE]`, Anthropic in `message_delta`. A response of one object has members
+//! for them, often but not always the last ones. [`UsageLayer`] keeps the last kilobyte of a stream, or
+//! these members of an object, reads the counts from it once, when the response ends, and fills the
+//! response's [`UsageReport`]. The report is in the request's [`Record`](crate::Record), otherwise in
+//! the response's extensions. The frames themselves pass through unchanged.
 //!
 //! ```text
 //! request ──▶ head ── frame ── frame ── frame with the counts ── end
@@ -55,6 +55,7 @@
 mod body;
 mod future;
 mod layer;
+mod object;
 mod parse;
 mod report;
 mod tail;

@@ -123,6 +123,13 @@ async fn the_counts_of_every_dialect_are_read() {
 }
 
 #[tokio::test]
+async fn counts_before_the_probabilities_of_all_tokens_are_read() {
+    let measured = measured(JSON, &[include_str!("generate_with_logprobs.json")]).await;
+    assert_eq!(counts(measured), Some((39, 6)));
+    assert!(measured.usage.unwrap().timings.unwrap().output > Duration::ZERO);
+}
+
+#[tokio::test]
 async fn the_durations_of_ollama_are_read() {
     let line = "{\"done\":true,\"total_duration\":4,\"load_duration\":1,\"prompt_eval_count\":1,\"prompt_eval_duration\":2,\"eval_count\":1,\"eval_duration\":3}\n";
     let timings = measured(NDJSON, &[line])

@@ -12,6 +12,7 @@ use toml_edit::Value;
 use super::{KeyEntry, Permissions};
 use crate::ollama::fleet::ModelPattern;
 use crate::settings::parse::{self, Parsed};
+use crate::settings::values::KeyLimit;
 
 /// Sets a field of an entry from its value.
 pub(super) type Set = fn(&mut KeyEntry, &Value, &TimeZone) -> Parsed<()>;
@@ -39,13 +40,17 @@ pub(crate) const FIELDS: [(Option<&str>, &str, Set); 10] = [
         Ok(())
     }),
     (Some("limits"), "rate", |entry, value, _| {
-        entry.limits.rate = parse::optional(parse::rate)(text(value)?)?;
+        entry.limits.rate = parse::key_limit(parse::rate)(text(value)?)?;
         Ok(())
     }),
     (Some("limits"), "tokens", |entry, value, _| {
-        let budgets = texts(value)?.into_iter().map(parse::token_budget);
-        entry.limits.tokens = budgets.collect::<Parsed<_>>()?;
-        Ok(())
+        for budget in texts(value)? {
+            parse::add_budget(&mut entry.limits.tokens, budget)?;
+        }
+        match entry.limits.tokens {
+            KeyLimit::General => Err(r#"it is empty; for no limit write "off""#.to_owned()),
+            _ => Ok(()),
+        }
     }),
     (Some("limits"), "weight", |entry, value, _| {
         let weight = value

@@ -45,7 +45,7 @@ models = ["qwen*", "llama3.2"]   # as in LLAMATOWER_KEY_MODELS
 priority = "high"                # high, normal or low, as in LLAMATOWER_KEY_LIMITS
 
 [keys.ada.limits]                # as in LLAMATOWER_KEY_LIMITS
-rate = "60/m"
+rate = "60/m"                    # "off": no limit; without it the general one
 tokens = ["20000/minute", "5000000/month"]
 weight = 2
 

@@ -9,9 +9,9 @@ use llamatower_layers::queue::Priority;
 use llamatower_layers::rate_limit::Quota;
 use llamatower_layers::token_limit::{Budget, Window};
 
-use super::{Parsed, count, items, one_of, optional, server_name, without_user};
+use super::{Parsed, count, items, one_of, server_name, without_user};
 use crate::ollama::fleet::SlotRule;
-use crate::settings::values::{KeyLimits, ListingRate, PerServer};
+use crate::settings::values::{KeyLimit, KeyLimits, ListingRate, PerServer};
 
 pub(in crate::settings) fn rate(text: &str) -> Parsed<Quota> {
     let (requests, per) = text
@@ -29,6 +29,34 @@ pub(in crate::settings) fn listing_rate(text: &str) -> Parsed<ListingRate> {
         "off" => Ok(ListingRate::Off),
         text => Ok(ListingRate::Of(rate(text)?)),
     }
+}
+
+/// A limit of one key; without a text the general one.
+pub(in crate::settings) fn key_limit<T>(
+    parse: impl Fn(&str) -> Parsed<T>,
+) -> impl Fn(&str) -> Parsed<KeyLimit<T>> {
+    move |text| match text {
+        "" => Ok(KeyLimit::General),
+        "off" => Ok(KeyLimit::Off),
+        text => parse(text).map(KeyLimit::Of),
+    }
+}
+
+/// Adds a budget to those of a key, or `off`, which must be alone.
+pub(in crate::settings) fn add_budget(
+    budgets: &mut KeyLimit<Vec<Budget>>,
+    text: &str,
+) -> Parsed<()> {
+    match (key_limit(token_budget)(text)?, budgets) {
+        (KeyLimit::General, _) => return Err("a token budget is empty".to_owned()),
+        (KeyLimit::Off, budgets @ KeyLimit::General) => *budgets = KeyLimit::Off,
+        (KeyLimit::Of(budget), budgets @ KeyLimit::General) => {
+            *budgets = KeyLimit::Of(vec![budget]);
+        }
+        (KeyLimit::Of(budget), KeyLimit::Of(budgets)) => budgets.push(budget),
+        _ => return Err("off must be the only token budget of a key".to_owned()),
+    }
+    Ok(())
 }
 
 pub(in crate::settings) fn token_budget(text: &str) -> Parsed<Budget> {
@@ -96,8 +124,8 @@ pub(in crate::settings) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, K
         let (name, kind, value) = parts.ok_or(format!("{item:?} is not like ada:rate=60/m"))?;
         let limits = limits.entry(name.into()).or_default();
         match kind {
-            "rate" => limits.rate = optional(rate)(value)?,
-            "tokens" => limits.tokens.push(token_budget(value)?),
+            "rate" => limits.rate = key_limit(rate)(value)?,
+            "tokens" => add_budget(&mut limits.tokens, value)?,
             "weight" => limits.share.weight = count(value)?,
             "priority" => limits.share.priority = priority(value)?,
             _ => {
@@ -107,4 +135,27 @@ pub(in crate::settings) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, K
         }
     }
     Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_key_has_budgets_or_none_but_not_both() {
+        let of_ada = |text: &str| key_limits(text).map(|limits| limits["ada"].tokens.clone());
+        assert_eq!(of_ada("ada:weight=2"), Ok(KeyLimit::General));
+        assert_eq!(of_ada("ada:tokens=off"), Ok(KeyLimit::Off));
+        let two = of_ada("ada:tokens=5/day, ada:tokens=9/month");
+        assert!(matches!(two, Ok(KeyLimit::Of(budgets)) if budgets.len() == 2));
+        for text in [
+            "ada:tokens=off, ada:tokens=5/day",
+            "ada:tokens=5/day, ada:tokens=off",
+            "ada:tokens=",
+        ] {
+            assert!(of_ada(text).is_err(), "{text}");
+        }
+    }
 }
