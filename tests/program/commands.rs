@@ -405,6 +405,26 @@ async fn a_command_does_not_wait_for_ever_for_a_gateway_that_hangs() {
 }
 
 #[tokio::test]
+async fn a_comparison_that_reaches_no_gateway_tells_where_its_address_is_from() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let new = [("LLAMATOWER_ADMIN_LISTEN", &*address)];
+    let exited = run(&["check", "--diff"], &new).await;
+    assert_eq!(exited.code, Some(1));
+    for part in [&*address, "of the settings to be checked", "--admin-url"] {
+        assert!(exited.stderr.contains(part), "{}", exited.stderr);
+    }
+    let given = ["check", "--diff", "--admin-url", &address];
+    let exited = run(&given, &new).await;
+    assert!(
+        !exited.stderr.contains("to be checked"),
+        "{}",
+        exited.stderr
+    );
+}
+
+#[tokio::test]
 async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_name() {
     for name in ["ada", "team-a.eu", "ada@example.org"] {
         for (arguments, variable) in [
