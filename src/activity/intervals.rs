@@ -79,7 +79,12 @@ pub(super) struct Intervals(VecDeque<IntervalTotals>);
 
 impl Intervals {
     pub(super) fn add(&mut self, request: &FinishedRequest, is_stream: bool) {
-        let at = begin_of(request.ended_at.as_second());
+        let mut at = begin_of(request.ended_at.as_second());
+        let step = INTERVAL.as_secs().cast_signed();
+        // Of two requests that end at once, the later one can come first.
+        if self.0.back().is_some_and(|last| last.at == at + step) {
+            at += step;
+        }
         // The clock of the system can be set back.
         while self.0.back().is_some_and(|last| last.at > at) {
             self.0.pop_back();

@@ -160,3 +160,15 @@ fn after_the_clock_was_set_back_requests_are_counted_at_the_new_time() {
     let last = rows.last().unwrap();
     assert_eq!((last.at, last.requests), (990, 1));
 }
+
+#[test]
+fn requests_that_end_at_a_boundary_in_another_order_are_all_counted() {
+    let mut intervals = Intervals::default();
+    for second in [1_000, 1_005, 1_004, 1_005] {
+        intervals.add(&ended_at(second, 0.5), true);
+    }
+    let rows = intervals.complete(1_010);
+    let rows: Vec<_> = rows.iter().rev().take(2).collect();
+    let rows: Vec<_> = rows.iter().map(|row| (row.at, row.requests)).collect();
+    assert_eq!(rows, [(1_005, 3), (1_000, 1)]);
+}

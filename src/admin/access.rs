@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{ACCEPT, FORWARDED, HeaderName, LOCATION, VIA};
+use http::header::{ACCEPT, FORWARDED, HeaderName, LOCATION, RETRY_AFTER, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Request, StatusCode};
 use llamatower_layers::api_key::{Access, ApiKeyLayer, KeySet, ManagementRefused, Role};
@@ -105,8 +105,17 @@ pub(super) fn refused(error: &BoxError, asked: Asked, keys: &KeySet) -> Answer {
         _ => {
             let mut answer = answer::refusal(failure.status(), failure.to_string());
             failure.write_headers(answer.headers_mut());
+            add_retry_after(failure, &mut answer);
             answer
         }
+    }
+}
+
+/// Tells when to try again, if the refusal ends by itself.
+pub(super) fn add_retry_after(failure: &Failure, answer: &mut Answer) {
+    if let Some(wait) = failure.retry_after() {
+        let seconds = HeaderValue::from(wait.as_secs() + 1);
+        answer.headers_mut().insert(RETRY_AFTER, seconds);
     }
 }
 

@@ -23,6 +23,7 @@ mod live;
 mod metrics;
 mod page;
 mod session;
+mod sign_in;
 mod sources;
 mod usage;
 
@@ -45,6 +46,7 @@ use access::Asked;
 use actions::Action;
 use live::Events;
 use session::Sessions;
+use sign_in::SignIn;
 
 pub use answer::Answer;
 pub use metrics::metrics_service;
@@ -71,7 +73,7 @@ where
         sessions: Sessions::new(keys.clone()),
         sources,
     });
-    let signing = admin.clone();
+    let signing = SignIn::new(&checked_keys, admin.sessions.clone());
     let checked = ServiceBuilder::new()
         .layer(access::layer(checked_keys, admin.sessions.clone()))
         .service(service_fn(move |request: Request<B>| {
@@ -80,11 +82,7 @@ where
         }));
     service_fn(move |request: Request<B>| {
         if session::is_form(&request) {
-            let (signing, is_secure) = (signing.clone(), session::is_secure(&request));
-            let form = session::read_form(request.into_body());
-            let answer =
-                form.map(move |form| Ok(signing.sessions.sign_in(form.as_deref(), is_secure)));
-            return Either::Left(answer);
+            return Either::Left(signing.clone().answer(request).map(Ok));
         }
         let (asked, keys) = (Asked::of(&request), keys.clone());
         let answering = checked.clone().oneshot(request);

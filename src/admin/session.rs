@@ -9,23 +9,18 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cookie::{Cookie, SameSite};
-use futures_util::FutureExt;
 use http::header::{COOKIE, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request};
-use http_body::Body;
-use http_body_util::{BodyExt, Collected, Limited};
-use llamatower_layers::api_key::{Identity, KeySet, Role};
+use llamatower_layers::OverTls;
+use llamatower_layers::api_key::{Identity, KeySet};
 use llamatower_layers::live::Live;
-use llamatower_layers::{BoxError, OverTls};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::access::{is_local, to_status_page};
 use super::answer::Answer;
-use super::page;
 
 /// The name of the cookie.
 const NAME: &str = "llamatower_session";
@@ -33,8 +28,6 @@ const NAME: &str = "llamatower_session";
 const LASTS: Duration = Duration::from_secs(12 * 60 * 60);
 /// The number of sessions. The oldest one ends if there are more.
 const SESSIONS: usize = 64;
-/// The largest form, in bytes. A key is much shorter.
-const FORM_BYTES: usize = 4096;
 
 /// The sessions. Clones share them.
 #[derive(Clone)]
@@ -118,30 +111,14 @@ impl Sessions {
         open.iter().any(|session| session.token == token)
     }
 
-    /// The answer to the form of the sign-in page; `None` if it could not be read.
-    /// `is_secure` says whether the browser uses TLS.
-    pub(super) fn sign_in(&self, form: Option<&[u8]>, is_secure: bool) -> Answer {
-        let Some(form) = form else {
-            return page::sign_in(Some("The form could not be read."));
-        };
-        let mut fields = form_urlencoded::parse(form);
-        let key = fields.find(|(name, _)| name == "key");
-        let key = key.map(|(_, key)| key.trim().to_owned());
-        let keys = self.keys.get();
-        let found = key.as_deref().and_then(|key| keys.find(key));
-        match found {
-            Some(identity) if identity.role == Role::Admin => {
-                tracing::info!(identity = &*identity.name, "an operator has signed in");
-                self.begin(keys.clone(), identity.name.clone(), is_secure)
-            }
-            Some(_) => page::sign_in(Some(
-                "This key is valid, but it is not an administrator's key.",
-            )),
-            None => page::sign_in(Some("This key is not known.")),
-        }
+    /// The accepted keys.
+    pub(super) fn keys(&self) -> KeySet {
+        self.keys.get().clone()
     }
 
-    fn begin(&self, keys: KeySet, name: Arc<str>, is_secure: bool) -> Answer {
+    /// Begins a session of the owner of one of these keys. `is_secure` says whether the browser uses TLS.
+    pub(super) fn begin(&self, keys: KeySet, name: Arc<str>, is_secure: bool) -> Answer {
+        tracing::info!(identity = &*name, "an operator has signed in");
         let token = Uuid::new_v4().simple().to_string();
         let mut open = self.open();
         if open.len() >= SESSIONS {
@@ -182,16 +159,6 @@ pub(super) fn is_secure<B>(request: &Request<B>) -> bool {
     let scheme = request.headers().get("x-forwarded-proto");
     OverTls::is_in(request.extensions())
         || scheme.is_some_and(|scheme| scheme.as_bytes().eq_ignore_ascii_case(b"https"))
-}
-
-/// Reads a form; `None` if it cannot be read or is too long.
-pub(super) fn read_form<B>(body: B) -> impl Future<Output = Option<Bytes>> + Send
-where
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let whole = Limited::new(body, FORM_BYTES).collect();
-    whole.map(|whole| whole.ok().map(Collected::to_bytes))
 }
 
 fn token(headers: &HeaderMap) -> Option<String> {

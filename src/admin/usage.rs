@@ -86,6 +86,9 @@ fn of(query: &Query, state: &State, shared: Option<SharedRows>) -> Result<Answer
             let reason = state.health().problem.unwrap_or_default();
             Err(QueryError::Unreadable(reason))
         }
+        Format::Csv if problem.is_some() => {
+            Err(QueryError::OfOneGateway(problem.unwrap_or_default()))
+        }
         Format::Csv => {
             let text = to_csv(query, &sums).map_err(QueryError::Unreadable)?;
             let mut answer = answer::page("text/csv; charset=utf-8; header=present", text);
@@ -104,7 +107,7 @@ fn of(query: &Query, state: &State, shared: Option<SharedRows>) -> Result<Answer
 fn refused(error: &QueryError) -> Answer {
     let status = match error {
         QueryError::Parameter { .. } | QueryError::TooManyRows => StatusCode::BAD_REQUEST,
-        QueryError::Unreadable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        QueryError::Unreadable(_) | QueryError::OfOneGateway(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     answer::refusal(status, format!("{} {error}", status.as_u16()))
 }

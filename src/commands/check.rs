@@ -80,7 +80,17 @@ pub(crate) async fn difference(
     let client = GatewayClient::new(None, gateway, config)?;
     let action = "the settings in force";
     let document = client.operate(Method::GET, "/status/settings", action);
-    let in_force: Result<InForce, _> = serde_json::from_slice(&document.await?);
+    let document = document.await.map_err(|error| match error {
+        ManageError::NoResponse { url, reason } if gateway.admin_url.is_none() => {
+            let reason = format!(
+                "{reason}; the address is that of the settings to be checked: if the gateway still has another \
+                 one, give it with --admin-url"
+            );
+            ManageError::NoResponse { url, reason }
+        }
+        other => other,
+    });
+    let in_force: Result<InForce, _> = serde_json::from_slice(&document?);
     let in_force = in_force.map_err(|error| ManageError::Failed {
         action: action.to_owned(),
         reason: format!("the response is of another version: {error}"),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+use jiff::tz::{Offset, TimeZone};
 use llamatower_layers::api_key::{KeyDigest, NoKey, generate_key};
 use toml_edit::{Array, Datetime, DocumentMut, Formatted, Item, TableLike, Value};
 
@@ -29,8 +29,8 @@ pub struct KeygenArguments {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Add the digest of the new key to the entry of this name, so that the old key is still
-    /// accepted.
-    #[arg(long, requires = "file")]
+    /// accepted. In an entry that has expired it replaces the digests; give --expires then.
+    #[arg(long, requires = "file", conflicts_with = "admin")]
     pub rotate: bool,
     /// When the key expires: a date like 2027-01-31 (its midnight in LLAMATOWER_TIME_ZONE of the
     /// gateway), a time like 2027-01-31T18:00:00Z, or a duration from now like 90d.
@@ -144,7 +144,14 @@ fn with_key(
         (true, true) => {
             let entry = document.get_mut("keys").and_then(|keys| keys.get_mut(name));
             let entry = entry.and_then(Item::as_table_like_mut);
-            rotate(entry.ok_or("its entry is not a table")?, digest, expires)?;
+            let entry = entry.ok_or("its entry is not a table")?;
+            let has_expired = has_expired(entry)?;
+            if has_expired && expires.is_none() {
+                return Err(format!(
+                    "the key {name} has expired, and so would the new one; give it a time with --expires"
+                ));
+            }
+            rotate(entry, digest, expires, has_expired)?;
             Ok(document.to_string())
         }
     }
@@ -174,13 +181,33 @@ fn appended(
     text
 }
 
+/// Whether the keys of an entry have expired. The time zone of the gateway is not known here, so a date
+/// counts from the moment at which it begins anywhere: a revoked key must not become valid.
+fn has_expired(entry: &dyn TableLike) -> Result<bool, String> {
+    let expires = match entry.get("expires").and_then(Item::as_value) {
+        None => return Ok(false),
+        Some(Value::Datetime(time)) => time.value().to_string(),
+        Some(other) => other.as_str().unwrap_or_default().to_owned(),
+    };
+    let (first_zone, now) = (TimeZone::fixed(Offset::constant(14)), Timestamp::now());
+    let time = expiry_or_duration(&expires, &first_zone, now);
+    Ok(time.map_err(|error| format!("expires of its entry: {error}"))? <= now)
+}
+
+/// Adds a digest to an entry, or lets it replace those of keys that have expired.
 fn rotate(
     entry: &mut dyn TableLike,
     digest: &KeyDigest,
     expires: Option<Datetime>,
+    replaces: bool,
 ) -> Result<(), String> {
     let digests = entry.get_mut("digest").and_then(Item::as_value_mut);
     match digests.ok_or("its entry has no digest")? {
+        one if replaces => {
+            let decor = one.decor().clone();
+            *one = Value::from(digest.to_string());
+            *one.decor_mut() = decor;
+        }
         Value::Array(digests) => digests.push(digest.to_string()),
         one => {
             let decor = one.decor().clone();

@@ -76,6 +76,11 @@ pub enum QueryError {
     /// The file cannot be read.
     #[error("the usage cannot be read: {0}")]
     Unreadable(String),
+    /// The sums are not those of all gateways, which a CSV file cannot say.
+    #[error(
+        "these are not the sums of all gateways, so there is no CSV of them: {0}; JSON has them"
+    )]
+    OfOneGateway(String),
 }
 
 /// The period, the key and the model of a row, as far as the query asks for them.

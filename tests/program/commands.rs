@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
+use futures_util::future::join_all;
 use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
@@ -376,6 +377,51 @@ async fn a_gateway_that_does_not_respond_is_unhealthy() {
     let exited = run(&["healthcheck", &format!("{}/none", sim.url())], &[]).await;
     assert_eq!(exited.code, Some(1));
     assert!(exited.stderr.contains("404"), "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn a_command_does_not_wait_for_ever_for_a_gateway_that_hangs() {
+    // It accepts connections, as the system does for a stopped process, and sends nothing.
+    let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", hanging.local_addr().unwrap());
+    let commands = [
+        &["usage"][..],
+        &["cordon", "gpu-1"],
+        &["uncordon", "gpu-1"],
+        &["drain", "gpu-1"],
+        &["models", "list"],
+        &["check", "--diff"],
+    ];
+    let url = &*url;
+    let all = commands.map(|command| async move {
+        let arguments = [command, &["--admin-url", url]].concat();
+        run(&arguments, &[]).await
+    });
+    for exited in join_all(all).await {
+        assert_eq!(exited.code, Some(1), "{}", exited.stderr);
+        let reason = format!("no response from the gateway at {url}: it did not answer within");
+        assert!(exited.stderr.contains(&reason), "{}", exited.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_comparison_that_reaches_no_gateway_tells_where_its_address_is_from() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let new = [("LLAMATOWER_ADMIN_LISTEN", &*address)];
+    let exited = run(&["check", "--diff"], &new).await;
+    assert_eq!(exited.code, Some(1));
+    for part in [&*address, "of the settings to be checked", "--admin-url"] {
+        assert!(exited.stderr.contains(part), "{}", exited.stderr);
+    }
+    let given = ["check", "--diff", "--admin-url", &address];
+    let exited = run(&given, &new).await;
+    assert!(
+        !exited.stderr.contains("to be checked"),
+        "{}",
+        exited.stderr
+    );
 }
 
 #[tokio::test]

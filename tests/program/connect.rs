@@ -122,6 +122,24 @@ async fn requests_get_the_key_and_answers_come_line_by_line() {
 }
 
 #[tokio::test]
+async fn an_encoded_name_in_a_path_reaches_the_gateway() {
+    let sim = tiny().await;
+    let keyed = keyed(&sim).await;
+    let connect = Connect::start(&keyed.gateway.url(""), &keyed.user, &[]).await;
+    for (path, status) in [
+        ("/v1/models/tiny%3Alatest", 200),
+        ("/v1/models/tiny%3Alatest?a=b", 200),
+        ("/v1/models/none%3Alatest", 404),
+        ("/v1/models/a%2f..%2f..%2fapi%2ftags", 400),
+        ("/api/t%61gs", 400),
+    ] {
+        let page = format!("http://{}{path}", connect.address);
+        let answer = send(reqwest::Client::new().get(page)).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn the_greeting_tells_what_the_key_may_do() {
     let sim = tiny().await;
     let keyed = keyed(&sim).await;

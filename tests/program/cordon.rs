@@ -4,8 +4,9 @@ use llamatower_sim::SimHandle;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ADMIN_BEN, Answer, Gateway, chat, long_stream, run, send, tiny, with, within_limit,
+    ADMIN_BEN, Answer, Gateway, Redis, chat, long_stream, run, send, tiny, with, within_limit,
 };
+use crate::replicas::two;
 
 fn name(sim: &SimHandle) -> String {
     sim.addr().to_string()
@@ -122,6 +123,35 @@ async fn a_drain_waits_for_the_requests_in_flight() {
     assert_eq!(back.stdout, format!("{name}: no longer cordoned\n"));
     let short = with(chat(), json!({"options": {"num_predict": 1}}));
     assert_eq!(gateway.post("/api/chat", &short).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_drain_tells_which_other_gateways_it_does_not_wait_for() {
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let sim = long_stream().await;
+    let [one, other] = two(&sim, &redis.url(), &[]).await;
+    let stream = with(chat(), json!({"stream": true}));
+    let running = other.post_request("/api/chat", &stream).send();
+    let mut running = running.await.unwrap();
+    assert!(running.chunk().await.unwrap().is_some());
+    let (name, admin_url) = (name(&sim), one.admin_url());
+    let drain = ["drain", &name, "--admin-url", &admin_url];
+    let text = run(&drain, &[]).await;
+    assert_eq!(text.code, Some(0), "{}", text.stderr);
+    let other_address = other.url("");
+    for part in [
+        &*format!("{name}: drained at this gateway; there is 1 other"),
+        other_address.trim_start_matches("http://"),
+        &format!("llamatower drain {name} --admin-url"),
+    ] {
+        assert!(text.stdout.contains(part), "{}", text.stdout);
+    }
+    let page = run(&[&drain[..], &["--json"]].concat(), &[]).await.stdout;
+    let page: Value = serde_json::from_str(&page).unwrap();
+    let told = (&page["in_flight"], &page["other_gateways"]);
+    assert_eq!(told, (&json!(0), &json!(1)));
 }
 
 #[tokio::test]

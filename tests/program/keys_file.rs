@@ -1,7 +1,6 @@
-//! The keys file: entries, rotation, revocation, expiry, and `keygen --file`.
+//! The keys file: entries, rotation, revocation and expiry.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use llamatower_layers::api_key::{KeyDigest, generate_key};
 use llamatower_sim::SimHandle;
@@ -59,7 +58,7 @@ impl Started {
 }
 
 /// An entry with the digest of this key.
-fn entry(name: &str, key: &str, more: &str) -> String {
+pub(crate) fn entry(name: &str, key: &str, more: &str) -> String {
     let digest = KeyDigest::of(key);
     format!("[keys.{name}]\ndigest = \"{digest}\"\n{more}\n")
 }
@@ -74,12 +73,6 @@ async fn check(text: &str, settings: &[(&str, &str)]) -> Exited {
     let folder = folder.path().to_str().unwrap();
     exited.stderr = exited.stderr.replace(&format!("{folder}/"), "");
     exited
-}
-
-async fn keygen(file: &Path, arguments: &[&str]) -> Exited {
-    let path = file.to_str().unwrap();
-    let arguments = [&["keygen", "--file", path], arguments].concat();
-    run(&arguments, &[]).await
 }
 
 #[tokio::test]
@@ -270,20 +263,6 @@ async fn the_last_key_is_revoked_by_its_expiry_and_never_opens_the_gateway() {
 }
 
 #[tokio::test]
-async fn a_date_of_keygen_is_the_midnight_of_the_time_zone_of_the_gateway() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("keys.toml");
-    for (name, expires) in [("ada", "2090-01-31"), ("ben", "2090-01-31T18:00:00Z")] {
-        let made = keygen(&file, &[name, "--expires", expires]).await;
-        assert_eq!(made.code, Some(0), "{}", made.stderr);
-    }
-    let text = std::fs::read_to_string(&file).unwrap();
-    for expires in ["2090-01-31", "2090-01-31T18:00:00Z"] {
-        assert!(text.contains(&format!("expires = {expires}\n")), "{text}");
-    }
-}
-
-#[tokio::test]
 async fn errors_name_the_file_the_line_the_key_and_the_field() {
     let digest = KeyDigest::of("ada-key");
     let one = format!("[keys.ada]\ndigest = \"{digest}\"\n");
@@ -444,63 +423,6 @@ async fn a_key_of_the_file_can_be_without_a_limit_and_a_reload_changes_that() {
     it.write(&text("1/h", "[\"off\"]"), DONE).await;
     assert_eq!(it.status("ada-key").await, 200);
     assert_eq!(it.status("ada-key").await, 429);
-}
-
-#[tokio::test]
-async fn keygen_writes_rotates_and_keeps_comments() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("keys.toml");
-    let first = keygen(&file, &["ada"]).await;
-    assert_eq!(first.code, Some(0), "{}", first.stderr);
-    let key = first.stdout.trim_end();
-    assert_eq!(first.stdout, format!("{key}\n"), "the key and nothing else");
-    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let text = std::fs::read_to_string(&file).unwrap();
-    let digest = KeyDigest::of(key);
-    assert_eq!(text, format!("[keys.ada]\ndigest = \"{digest}\"\n"));
-
-    let text = format!(
-        "# our keys\n{}# of Ada\n",
-        text.replace("digest", "digest  ")
-    );
-    std::fs::write(&file, &text).unwrap();
-    let ops = keygen(&file, &["ops@home", "--admin", "--expires", "90d"]).await;
-    assert_eq!(ops.code, Some(0), "{}", ops.stderr);
-    let with_ops = std::fs::read_to_string(&file).unwrap();
-    assert!(with_ops.starts_with(&text), "{with_ops}");
-    for part in ["[keys.\"ops@home\"]", "expires = 2", "manage = true"] {
-        assert!(with_ops.contains(part), "{with_ops}");
-    }
-    let again = keygen(&file, &["ada"]).await;
-    assert_eq!(again.code, Some(1));
-    assert!(again.stderr.contains("--rotate"), "{}", again.stderr);
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), with_ops);
-
-    let second = keygen(&file, &["ada", "--rotate", "--expires", "2090-01-31"]).await;
-    assert_eq!(second.code, Some(0), "{}", second.stderr);
-    let rotated = std::fs::read_to_string(&file).unwrap();
-    for part in ["# our keys\n", "# of Ada\n", "expires = 2090-01-31\n"] {
-        assert!(rotated.contains(part), "{rotated}");
-    }
-    let settings = [("LLAMATOWER_KEYS_FILE", file.to_str().unwrap())];
-    let sim = tiny().await;
-    let gateway = Gateway::start_up(&[&sim], &settings).await;
-    for key in [key, second.stdout.trim_end(), ops.stdout.trim_end()] {
-        let request = gateway.post_request("/api/chat", &chat());
-        assert_eq!(send(request.bearer_auth(key)).await.status, 200);
-    }
-    for wrong in [
-        &["eve", "--rotate"][..],
-        &["eve", "--expires", "soon"],
-        &["eve", "--expires", "2020-01-31"],
-        &["a b"],
-    ] {
-        let exited = keygen(&file, wrong).await;
-        assert_eq!(exited.code, Some(1), "{wrong:?}");
-        assert_eq!(exited.stdout, "");
-    }
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), rotated);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod ends;
 mod front;
 mod full_log;
 mod harness;
+mod keygen;
 mod keys_file;
 mod limits;
 mod loads;

@@ -268,11 +268,29 @@ async fn usage_is_the_sum_of_two_gateways_and_of_earlier_ones() {
     assert_eq!(page["is_of_all_gateways"], false, "{page}");
     let problem = page["redis_problem"].as_str().unwrap();
     assert!(problem.contains("less usage"), "{problem}");
+    tells_that_it_is_of_one_gateway(&second, problem).await;
     redis.signal("STOP").await;
     let page = second.admin_page("/status/usage?by=key").await.json();
     assert_eq!(page["is_of_all_gateways"], false);
     assert!(page["redis_problem"].is_string(), "{page}");
     assert_eq!(page["rows"][0]["requests"], 1, "its own");
+    tells_that_it_is_of_one_gateway(&second, "").await;
+}
+
+/// The table says why its sums are not those of all gateways, and there is no CSV of them.
+async fn tells_that_it_is_of_one_gateway(gateway: &Gateway, problem: &str) {
+    let csv = gateway.admin_page("/status/usage?format=csv").await;
+    assert_eq!(csv.status, 503, "{}", csv.text);
+    let url = gateway.admin_url();
+    let csv = run(&["usage", "--csv", "--admin-url", &url], &[]).await;
+    assert_eq!((csv.code, &*csv.stdout), (Some(1), ""));
+    let table = run(&["usage", "--admin-url", &url], &[]).await;
+    for text in [&csv.stderr, &table.stdout] {
+        assert!(
+            text.contains("of all gateways") && text.contains(problem),
+            "{text}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::harness::{
     ADA, ADMIN_BEN, Answer, Gateway, chat, load, long_stream, send, sim_with, tiny, with,
     within_limit,
 };
+use crate::keys_file::entry;
 
 const PROXIES: (&str, &str) = ("LLAMATOWER_TRUSTED_PROXIES", "127.0.0.1");
 
@@ -388,6 +389,53 @@ async fn from_another_machine_a_browser_signs_in_with_an_administrators_key() {
     );
     let forged = browse(&gateway, Some("llamatower_session=0123456789abcdef")).await;
     assert!(forged.text.contains("action=\"/sign-in\""));
+}
+
+#[tokio::test]
+async fn wrong_keys_in_the_form_are_counted_and_slowed_down() {
+    let sim = tiny().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.toml");
+    let more = "expires = 2020-01-31\npermissions = { manage = true }";
+    std::fs::write(&file, entry("old", "old-secret", more)).unwrap();
+    let settings = [
+        PROXIES,
+        ADMIN_BEN,
+        ADA,
+        ("LLAMATOWER_KEYS_FILE", file.to_str().unwrap()),
+        ("LLAMATOWER_FAILED_KEY_RATE_LIMIT", "3/h"),
+    ];
+    let gateway = gateway(&sim, &settings).await;
+    for (key, text) in [
+        ("ada-secret", "not an administrator"),
+        ("old-secret", "This key has expired."),
+        ("wrong", "This key is not known."),
+        ("wr\u{f6}ng:", "This key is not known."),
+    ] {
+        let answer = send(sign_in_form(&gateway, key)).await;
+        assert_eq!(answer.status, 403, "{}", answer.text);
+        assert!(answer.text.contains(text), "{}", answer.text);
+    }
+    // A valid key beside the wrong one changes nothing.
+    let beside = sign_in_form(&gateway, "wrong").header("x-api-key", "ada-secret");
+    let slowed = send(beside).await;
+    assert_eq!(slowed.status, 429, "{}", slowed.text);
+    assert!(slowed.header("retry-after").parse::<u64>().unwrap() > 3000);
+    assert!(
+        slowed.text.contains("action=\"/sign-in\""),
+        "{}",
+        slowed.text
+    );
+    let by_header = remote(&gateway, "/status/overview").bearer_auth("wrong");
+    assert_eq!(send(by_header).await.status, 429);
+    for (reason, number) in [("unknown", 4.0), ("expired", 1.0)] {
+        let labels = [reason];
+        let failed = gateway.sample("llamatower_failed_keys_total", &labels);
+        assert_eq!(failed.await, Some(number), "{reason}");
+    }
+    let refused = |line: &Value| line["message"] == "a sign-in was refused";
+    gateway.logged("a refused sign-in", refused).await;
+    assert_eq!(sign_in(&gateway, "ben-secret").await.0, 303);
 }
 
 #[tokio::test]

@@ -4,13 +4,14 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::header::EXPECT;
+use http::uri::PathAndQuery;
 use http::{HeaderName, Request, Response, StatusCode};
 use http_body::Body;
 use llamatower_layers::endpoint::EndpointLayer;
 use llamatower_layers::forward::{NotForwarded, remove_hop_by_hop};
 use llamatower_layers::panic_guard::PanicGuardLayer;
 use llamatower_layers::rescue::RescueLayer;
-use llamatower_layers::{BoxError, EndpointTable, Fail, Failure, Retryable, Side};
+use llamatower_layers::{BoxError, EndpointTable, Fail, Failure, Retryable, RouteMatch, Side};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceBuilder};
 
@@ -76,14 +77,20 @@ where
 }
 
 /// Removes what belongs to this hop or tells of the client, and credentials: the key is the gateway's.
-/// The edge has checked `Origin`.
+/// The edge has checked `Origin`. A known path is written as the table has it, like `tiny:latest` for
+/// `tiny%3Alatest`; the gateway may know others.
 fn clean_request<B>(mut request: Request<B>) -> Result<Request<B>, BoxError> {
-    if is_ambiguous(request.uri().path()) {
+    let route = RouteMatch::of(request.extensions());
+    let known = route.and_then(RouteMatch::upstream_path);
+    let path = known.unwrap_or_else(|| request.uri().path().into());
+    if is_ambiguous(&path) {
         return Err(Failure::from(NotForwarded::AmbiguousPath).into());
     }
-    if let Some(path) = request.uri().path_and_query().cloned() {
-        *request.uri_mut() = path.into();
-    }
+    let target = match request.uri().query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(&*path),
+    };
+    *request.uri_mut() = target.map_err(http::Error::from)?.into();
     remove_hop_by_hop(request.headers_mut(), is_unwanted);
     Ok(request)
 }

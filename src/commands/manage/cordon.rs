@@ -12,6 +12,7 @@ use super::arguments::ServerArguments;
 use super::error::ManageError;
 use super::gateway::GatewayClient;
 use super::{read, tell};
+use crate::status::SharingState;
 
 /// How often a drain asks whether requests are in flight.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -43,7 +44,7 @@ pub(crate) async fn cordon(
     tell(arguments.gateway.output(), page, &text)
 }
 
-/// Cordons a server, and waits until no request is in flight there.
+/// Cordons a server, and waits until no request of this gateway is in flight there.
 ///
 /// # Errors
 /// The gateway cannot be asked, or there is no such server.
@@ -52,28 +53,65 @@ pub(crate) async fn drain(
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
     let gateway = GatewayClient::new(None, &arguments.gateway, config)?;
-    let mut server = set_cordoned(&gateway, &arguments.name, true).await?;
+    set_cordoned(&gateway, &arguments.name, true).await?;
     let mut told = None;
-    while server.in_flight > 0 {
-        if told != Some(server.in_flight) && !arguments.gateway.json {
-            writeln!(
-                io::stdout(),
-                "{}: requests in flight: {}",
-                server.name,
-                server.in_flight
-            )?;
-            told = Some(server.in_flight);
+    let (name, others) = loop {
+        let (server, sharing) = state(&gateway, &arguments.name).await?;
+        let (name, in_flight) = (server.name, server.in_flight);
+        if in_flight == 0 {
+            break (name, Others::of(sharing));
+        }
+        if told != Some(in_flight) && !arguments.gateway.json {
+            writeln!(io::stdout(), "{name}: requests in flight: {in_flight}")?;
+            told = Some(in_flight);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-        server = state(&gateway, &arguments.name).await?;
+    };
+    let page = json!({
+        "name": name,
+        "is_cordoned": true,
+        "in_flight": 0,
+        "other_gateways": others.number,
+    });
+    tell(arguments.gateway.output(), page, &others.text(&name))
+}
+
+/// The other gateways, which may have requests at a server that this one has drained.
+struct Others {
+    number: usize,
+    /// The machine and the address of each that is registered in Redis.
+    known: Vec<String>,
+}
+
+impl Others {
+    fn of(sharing: SharingState) -> Self {
+        let others = sharing.registered.into_iter().filter(|row| !row.is_this);
+        let known: Vec<_> = others
+            .map(|row| [row.host, row.address].into_iter().flatten().collect())
+            .map(|parts: Vec<_>| parts.join(" "))
+            .collect();
+        let counted = usize::try_from(sharing.gateways).unwrap_or(usize::MAX);
+        Self {
+            number: (counted.saturating_sub(1)).max(known.len() + sharing.not_listed),
+            known,
+        }
     }
-    let name = server.name;
-    let page = json!({"name": name, "is_cordoned": true, "in_flight": 0});
-    tell(
-        arguments.gateway.output(),
-        page,
-        &format!("{name}: drained"),
-    )
+
+    fn text(&self, name: &str) -> String {
+        let (there_are, each) = match self.number {
+            0 => return format!("{name}: drained"),
+            1 => ("there is 1 other".to_owned(), "it"),
+            number => (format!("there are {number} others"), "each of them"),
+        };
+        let known = match self.known.join(", ") {
+            known if known.is_empty() => known,
+            known => format!(" ({known})"),
+        };
+        format!(
+            "{name}: drained at this gateway; {there_are}{known}, which may still have requests there: run \
+             `llamatower drain {name} --admin-url URL` for {each} too"
+        )
+    }
 }
 
 /// Cordons or uncordons a server.
@@ -92,19 +130,22 @@ pub(crate) async fn set_cordoned(
     read(&page, &action)
 }
 
-/// The server as it is now.
-async fn state(gateway: &GatewayClient, name: &str) -> Result<Server, ManageError> {
+/// The server as it is now, and the gateways that there are.
+async fn state(gateway: &GatewayClient, name: &str) -> Result<(Server, SharingState), ManageError> {
     #[derive(Deserialize)]
     struct Status {
         backends: Vec<Server>,
+        #[serde(default)]
+        sharing: SharingState,
     }
     let action = format!("drain {name}");
     let page = gateway.operate(Method::GET, "/status", &action).await?;
     let status: Status = read(&page, &action)?;
     let mut servers = status.backends.into_iter();
     let server = servers.find(|server| server.name == name);
-    server.ok_or_else(|| ManageError::Failed {
+    let server = server.ok_or_else(|| ManageError::Failed {
         action,
         reason: "the server has left the fleet".to_owned(),
-    })
+    })?;
+    Ok((server, status.sharing))
 }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -15,6 +16,11 @@ use crate::commands::healthcheck::Target;
 use crate::ollama::everywhere::SERVERS;
 use crate::settings::{ADMIN_KEY, Environment, Listening, Settings, SettingsError};
 use crate::tls::OwnTrust;
+
+/// The time to open a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The time for a whole response of the address for operators. Usage of many days and keys takes longest.
+const RESPONSE: Duration = Duration::from_secs(15);
 
 /// The beginning of each key that `llamatower keygen` makes.
 const KEY_PREFIX: &str = "llt_";
@@ -72,6 +78,7 @@ impl GatewayClient {
         let tls = tls.map_err(ManageError::Arguments)?;
         let http = reqwest::Client::builder()
             .no_proxy()
+            .connect_timeout(CONNECT)
             .tls_backend_preconfigured(tls)
             .build();
         Ok(Self {
@@ -118,6 +125,7 @@ impl GatewayClient {
     ) -> Result<Bytes, ManageError> {
         let url = self.admin_url.clone().map_err(ManageError::Arguments)?;
         let request = self.http.request(method, format!("{url}{path}"));
+        let request = request.timeout(RESPONSE);
         let lines = self.response(request, url, &OPERATORS, action).await?;
         lines.whole().await
     }
@@ -294,12 +302,17 @@ pub(crate) fn one_key(text: &str) -> Option<&str> {
 
 /// The innermost cause tells the reason; the outer ones repeat the address.
 fn no_response(url: &str, error: reqwest::Error) -> ManageError {
-    let error: &(dyn Error + 'static) = &error;
-    let innermost = std::iter::successors(Some(error), |&error| error.source()).last();
-    ManageError::NoResponse {
-        url: url.to_owned(),
-        reason: innermost.map(ToString::to_string).unwrap_or_default(),
-    }
+    let reason = match (error.is_timeout(), error.is_connect()) {
+        (true, true) => format!("it cannot be reached within {CONNECT:?}"),
+        (true, false) => format!("it did not answer within {RESPONSE:?}"),
+        _ => {
+            let error: &(dyn Error + 'static) = &error;
+            let innermost = std::iter::successors(Some(error), |&error| error.source()).last();
+            innermost.map(ToString::to_string).unwrap_or_default()
+        }
+    };
+    let url = url.to_owned();
+    ManageError::NoResponse { url, reason }
 }
 
 /// A short response that is a text, as the admin listener sends it for an error.

@@ -130,6 +130,9 @@ fn table(report: &UsageReport) -> String {
     if !report.is_complete {
         text.push_str("These are only the requests since the file could be written last.\n");
     }
+    if let Some(problem) = &report.redis_problem {
+        let _ = writeln!(text, "These are not the sums of all gateways: {problem}.");
+    }
     text
 }
 

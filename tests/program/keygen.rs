@@ -1,0 +1,126 @@
+//! `llamatower keygen --file`: new keys, and rotation.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use llamatower_layers::api_key::KeyDigest;
+
+use crate::harness::{Exited, Gateway, chat, run, send, tiny};
+use crate::keys_file::entry;
+
+async fn keygen(file: &Path, arguments: &[&str]) -> Exited {
+    let path = file.to_str().unwrap();
+    let arguments = [&["keygen", "--file", path], arguments].concat();
+    run(&arguments, &[]).await
+}
+
+#[tokio::test]
+async fn keygen_writes_rotates_and_keeps_comments() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.toml");
+    let first = keygen(&file, &["ada"]).await;
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let key = first.stdout.trim_end();
+    assert_eq!(first.stdout, format!("{key}\n"), "the key and nothing else");
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let digest = KeyDigest::of(key);
+    assert_eq!(text, format!("[keys.ada]\ndigest = \"{digest}\"\n"));
+
+    let text = format!(
+        "# our keys\n{}# of Ada\n",
+        text.replace("digest", "digest  ")
+    );
+    std::fs::write(&file, &text).unwrap();
+    let ops = keygen(&file, &["ops@home", "--admin", "--expires", "90d"]).await;
+    assert_eq!(ops.code, Some(0), "{}", ops.stderr);
+    let with_ops = std::fs::read_to_string(&file).unwrap();
+    assert!(with_ops.starts_with(&text), "{with_ops}");
+    for part in ["[keys.\"ops@home\"]", "expires = 2", "manage = true"] {
+        assert!(with_ops.contains(part), "{with_ops}");
+    }
+    let again = keygen(&file, &["ada"]).await;
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("--rotate"), "{}", again.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), with_ops);
+
+    let second = keygen(&file, &["ada", "--rotate", "--expires", "2090-01-31"]).await;
+    assert_eq!(second.code, Some(0), "{}", second.stderr);
+    let rotated = std::fs::read_to_string(&file).unwrap();
+    for part in ["# our keys\n", "# of Ada\n", "expires = 2090-01-31\n"] {
+        assert!(rotated.contains(part), "{rotated}");
+    }
+    let settings = [("LLAMATOWER_KEYS_FILE", file.to_str().unwrap())];
+    let sim = tiny().await;
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    for key in [key, second.stdout.trim_end(), ops.stdout.trim_end()] {
+        let request = gateway.post_request("/api/chat", &chat());
+        assert_eq!(send(request.bearer_auth(key)).await.status, 200);
+    }
+    for wrong in [
+        &["eve", "--rotate"][..],
+        &["eve", "--expires", "soon"],
+        &["eve", "--expires", "2020-01-31"],
+        &["a b"],
+    ] {
+        let exited = keygen(&file, wrong).await;
+        assert_eq!(exited.code, Some(1), "{wrong:?}");
+        assert_eq!(exited.stdout, "");
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), rotated);
+}
+
+#[tokio::test]
+async fn a_date_of_keygen_is_the_midnight_of_the_time_zone_of_the_gateway() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.toml");
+    for (name, expires) in [("ada", "2090-01-31"), ("ben", "2090-01-31T18:00:00Z")] {
+        let made = keygen(&file, &[name, "--expires", expires]).await;
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+    }
+    let text = std::fs::read_to_string(&file).unwrap();
+    for expires in ["2090-01-31", "2090-01-31T18:00:00Z"] {
+        assert!(text.contains(&format!("expires = {expires}\n")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_rotation_of_an_expired_key_does_not_make_its_old_keys_valid_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.toml");
+    for expires in [
+        "2020-01-31",
+        "\"2020-01-31T18:00:00\"",
+        "2020-01-31T18:00:00Z",
+    ] {
+        let revoked = entry("ada", "old-key", &format!("expires = {expires} # leaked"));
+        std::fs::write(&file, &revoked).unwrap();
+        let useless = keygen(&file, &["ada", "--rotate"]).await;
+        assert_eq!((useless.code, &*useless.stdout), (Some(1), ""));
+        assert!(useless.stderr.contains("--expires"), "{}", useless.stderr);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), revoked);
+
+        let new = keygen(&file, &["ada", "--rotate", "--expires", "1y"]).await;
+        assert_eq!(new.code, Some(0), "{}", new.stderr);
+        let settings = [("LLAMATOWER_KEYS_FILE", file.to_str().unwrap())];
+        let sim = tiny().await;
+        let gateway = Gateway::start_up(&[&sim], &settings).await;
+        for (key, status) in [("old-key", 401), (new.stdout.trim_end(), 200)] {
+            let request = gateway.post_request("/api/chat", &chat());
+            assert_eq!(send(request.bearer_auth(key)).await.status, status, "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_changes_no_permission() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.toml");
+    let text = entry("ada", "ada-key", "");
+    std::fs::write(&file, &text).unwrap();
+    let refused = keygen(&file, &["ada", "--rotate", "--admin"]).await;
+    assert_eq!((refused.code, &*refused.stdout), (Some(2), ""));
+    assert!(refused.stderr.contains("--admin"), "{}", refused.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+}
