@@ -324,16 +324,22 @@ impl<S> Fleet<S> {
             .expected(model, client.as_ref(), body_bytes(parsed));
         let share = self.config.share_of(client.as_ref());
         let need = self.need(expected, parsed, Attempts::of(&request.extensions));
-        let arrival = need.attempts.as_ref().map(Attempts::started);
+        let attempts = need.attempts.as_ref();
+        let arrival = attempts.map(Attempts::started);
+        let is_retry = attempts.is_some_and(|attempts| attempts.number() > 1);
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, need)
             .with_shared_key(!is_identified)
             .with_cost(expected.cost())
             .with_weight(share.weight)
             .with_priority(share.priority);
-        match arrival {
+        let entry = match arrival {
             Some(arrival) => entry.with_arrival(arrival),
             None => entry,
+        };
+        match is_retry {
+            true => entry.with_place_kept(),
+            false => entry,
         }
     }
 }
