@@ -1,9 +1,12 @@
 //! What an attempt that has failed leaves behind for its request, its client and the others.
 
-use llamatower_sim::{Fault, FaultKind};
+use std::time::Duration;
+
+use llamatower_sim::{Fault, FaultKind, ModelSpec};
+use serde_json::Value;
 
 use super::queue::{chats, send_chat, until_waiting};
-use crate::harness::{Gateway, load, long_stream, within_limit};
+use crate::harness::{Gateway, chat, keys, load, long_stream, send, sim_with, within_limit};
 
 #[tokio::test]
 async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
@@ -41,4 +44,53 @@ async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
     until_waiting(&gateway, (1, 1)).await;
     drop(unlucky);
     assert_eq!(newcomer.head().await.status, 200);
+}
+
+/// The clients that wait for a slot, in the order in which they get one.
+async fn next_clients(gateway: &Gateway) -> Vec<String> {
+    let status = gateway.admin_page("/status/overview").await.json();
+    let mut rows = status["waiting"].as_array().unwrap().clone();
+    rows.sort_by_key(|row| row["ahead"].as_u64());
+    let client = |row: &Value| row["client"].as_str().unwrap().to_owned();
+    rows.iter().map(client).collect()
+}
+
+#[tokio::test]
+async fn failed_requests_cost_their_client_no_turn_and_do_not_shorten_the_predicted_wait() {
+    let model = ModelSpec::new("tiny").with_pace(Duration::from_millis(20));
+    let sim = sim_with(model.with_slots(8).with_reply_tokens(10)).await;
+    let keys = keys(&["ada", "ben", "cid", "eve"]);
+    let settings = [("LLAMATOWER_API_KEYS", &*keys), ("LLAMATOWER_SLOTS", "1")];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let chat_of = |client: &str| {
+        let request = gateway.post_request("/api/chat", &chat());
+        request.bearer_auth(format!("{client}-secret"))
+    };
+    for _ in 0..4 {
+        assert_eq!(send(chat_of("eve")).await.status, 200);
+    }
+    let refusal = FaultKind::Status {
+        status: 400,
+        body: "no".into(),
+    };
+    for (kind, status) in [(refusal, 400), (FaultKind::LoadFailure, 500)] {
+        sim.arm(Fault::new(kind).for_path("/api/chat").times(8));
+        for _ in 0..8 {
+            assert_eq!(send(chat_of("ada")).await.status, status);
+        }
+    }
+    sim.arm(Fault::new(FaultKind::stall_after(1)).for_path("/api/chat"));
+    let held = chat_of("eve").send().await.unwrap();
+    assert_eq!(held.status(), 200);
+    let status = gateway.admin_page("/status").await.json();
+    let predicted = status["queue"][0]["predicted_wait"].as_f64().unwrap();
+    assert!(predicted > 0.1, "{predicted}");
+
+    let mut waiting = Vec::new();
+    for (behind, client) in ["ben", "ada", "cid"].into_iter().enumerate() {
+        waiting.push(tokio::spawn(chat_of(client).send()));
+        until_waiting(&gateway, (1, behind as u64 + 1)).await;
+    }
+    let order = next_clients(&gateway).await;
+    assert_eq!(order, ["key:ben", "key:ada", "key:cid"]);
 }
