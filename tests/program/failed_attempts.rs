@@ -6,7 +6,7 @@ use llamatower_sim::{Fault, FaultKind, ModelSpec};
 use serde_json::Value;
 
 use super::queue::{chats, send_chat, until_waiting};
-use crate::harness::{Gateway, chat, keys, load, long_stream, send, sim_with, within_limit};
+use crate::harness::{Gateway, chat, keys, load, long_stream, send, sim_with, tiny, within_limit};
 
 #[tokio::test]
 async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
@@ -93,4 +93,23 @@ async fn failed_requests_cost_their_client_no_turn_and_do_not_shorten_the_predic
     }
     let order = next_clients(&gateway).await;
     assert_eq!(order, ["key:ben", "key:ada", "key:cid"]);
+}
+
+#[tokio::test]
+async fn a_request_that_fails_at_a_good_server_is_answered_by_one_that_is_avoided() {
+    let (avoided, good) = (tiny().await, tiny().await);
+    load(&avoided).await;
+    let gateway = Gateway::start_up(&[&avoided, &good], &[]).await;
+    let busy = Fault::new(FaultKind::Busy).for_path("/api/chat");
+    avoided.arm(busy.times(1));
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!((chats(&avoided), chats(&good)), (1, 1));
+    let fails = Fault::new(FaultKind::LoadFailure).for_path("/api/chat");
+    good.arm(fails.times(1));
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.header("x-llamatower-backend"),
+        avoided.addr().to_string()
+    );
 }
