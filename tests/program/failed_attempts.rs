@@ -6,7 +6,9 @@ use llamatower_sim::{Fault, FaultKind, ModelSpec};
 use serde_json::Value;
 
 use super::queue::{chats, send_chat, until_waiting};
-use crate::harness::{Gateway, chat, keys, load, long_stream, send, sim_with, tiny, within_limit};
+use crate::harness::{
+    Cloud, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, within_limit,
+};
 
 #[tokio::test]
 async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
@@ -112,4 +114,39 @@ async fn a_request_that_fails_at_a_good_server_is_answered_by_one_that_is_avoide
         answer.header("x-llamatower-backend"),
         avoided.addr().to_string()
     );
+}
+
+#[tokio::test]
+async fn a_request_that_the_cloud_does_not_answer_goes_back_to_its_place_in_the_queue() {
+    let (sim, cloud) = (long_stream().await, Cloud::start().await);
+    let keys = keys(&["ada", "ben", "eve"]);
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAITING", "2"),
+        ("LLAMATOWER_CLOUD_WHEN", "busy"),
+        ("LLAMATOWER_CLOUD_BUSY_AFTER", "1s"),
+        ("LLAMATOWER_CLOUD_KEYS_OPT_OUT", "ben"),
+    ]);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let chat_of = |client: &str| {
+        let request = gateway.post_request("/api/chat", &chat());
+        request.bearer_auth(format!("{client}-secret"))
+    };
+    let held = chat_of("eve").send().await.unwrap();
+    assert_eq!(held.status(), 200);
+    cloud.reply(Reply::Refusal(429, "retry-after: 120\r\n"));
+    let first = tokio::spawn(chat_of("ada").send());
+    until_waiting(&gateway, (1, 1)).await;
+    let second = tokio::spawn(chat_of("ben").send());
+    until_waiting(&gateway, (1, 2)).await;
+    let is_it = |line: &Value| line["message"] == "the cloud service has not answered a request";
+    gateway.logged("the refusal of the cloud", is_it).await;
+    until_waiting(&gateway, (1, 2)).await;
+    assert_eq!(next_clients(&gateway).await, ["key:ada", "key:ben"]);
+    drop(held);
+    let answer = within_limit("the first one's turn", first).await.unwrap();
+    assert_eq!(answer.unwrap().status(), 200);
+    drop(second);
 }

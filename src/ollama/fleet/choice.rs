@@ -9,7 +9,7 @@ use http::request::Parts;
 use llamatower_layers::breaker::Breaker;
 use llamatower_layers::heartbeat::Waiting as WaitingText;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{self, Entry, QueuePosition, Ticket};
+use llamatower_layers::queue::{self, Arrival, Entry, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{Dialect, Failure, LlmRequest, Operation, Record, RouteMatch};
@@ -102,8 +102,9 @@ where
 
 /// When a request arrived that has entered the queue at this time.
 fn arrival(request: &Parts, since: Instant) -> Instant {
-    let attempts = Attempts::of(&request.extensions);
-    attempts.map_or(since, |attempts| attempts.started().min(since))
+    let attempts = Attempts::of(&request.extensions).map(Attempts::started);
+    let first = Arrival::of(&request.extensions).or(attempts);
+    first.map_or(since, |first| first.min(since))
 }
 
 impl<S> Fleet<S>
@@ -325,7 +326,9 @@ impl<S> Fleet<S> {
         let share = self.config.share_of(client.as_ref());
         let need = self.need(expected, parsed, Attempts::of(&request.extensions));
         let attempts = need.attempts.as_ref();
-        let arrival = attempts.map(Attempts::started);
+        // It has left the queue, and is back.
+        let first_arrival = Arrival::of(&request.extensions);
+        let arrival = first_arrival.or_else(|| attempts.map(Attempts::started));
         let is_retry = attempts.is_some_and(|attempts| attempts.number() > 1);
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, need)
@@ -337,7 +340,7 @@ impl<S> Fleet<S> {
             Some(arrival) => entry.with_arrival(arrival),
             None => entry,
         };
-        match is_retry {
+        match is_retry || first_arrival.is_some() {
             true => entry.with_place_kept(),
             false => entry,
         }
