@@ -164,8 +164,9 @@ where
         .layer(telemetry.inference_span_layer())
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
-        .layer(adaptive_limit(limits))
         .layer(cache(&settings.cache, &fleet, &metrics))
+        // What the cache answers says nothing about the servers, and needs none of them.
+        .layer(adaptive_limit(limits))
         .layer(user_tokens)
         .layer(tokens)
         // What the fleet cannot serve; everything below belongs to the fleet.

@@ -17,9 +17,10 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::model_alias::{Alias, Aliases, Asked, KnownModels, ModelAliasLayer};
+use llamatower_layers::queue::Arrival;
 use llamatower_layers::token_limit::TokensExhausted;
 use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName, Operation, Record, Replay};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
@@ -249,6 +250,7 @@ where
         let is_too_long =
             !is_down && limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
         let request = Request::from_parts(parts, body);
+        let arrival = Arrival(Instant::now());
         if is_down {
             if let Some(answer) = self.ask(Some(template), Reason::Down).await {
                 return Ok(answer);
@@ -272,7 +274,11 @@ where
                     return Ok(answer);
                 }
                 match copy(&template) {
-                    Some(request) => inner.oneshot(request).await,
+                    Some(mut request) => {
+                        // It goes back to its place in the queue.
+                        request.extensions_mut().insert(arrival);
+                        inner.oneshot(request).await
+                    }
                     None => Err("the body of a request cannot be sent again".into()),
                 }
             }

@@ -141,6 +141,27 @@ impl Fail for InvalidAnswer {
     }
 }
 
+/// What the model has written cannot be passed on in Ollama's dialect. It says nothing about the server, and
+/// no other one is asked: it would generate all of it again, with no better chance.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the response of {server} cannot be translated: {reason}")]
+pub struct UnusableAnswer {
+    pub(super) reason: &'static str,
+    pub(super) server: Arc<str>,
+}
+
+impl Fail for UnusableAnswer {
+    fn side(&self) -> Side {
+        Side::Gateway
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::BAD_GATEWAY
+    }
+    fn kind(&self) -> &'static str {
+        "invalid_answer"
+    }
+}
+
 /// The text of an error answer, in the forms that servers use: `{"error":{"message":..}}`,
 /// `{"error":".."}`, `{"message":..}` (older vLLM), `{"detail":..}` (FastAPI), or plain text.
 pub fn text_of(body: &[u8]) -> String {

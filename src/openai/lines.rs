@@ -14,7 +14,7 @@ use llamatower_layers::{BoxError, Dialect, Failure};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::error::InvalidAnswer;
+use super::error::{InvalidAnswer, UnusableAnswer};
 use super::line::Moment;
 use super::server::Server;
 use super::transcoder::{StreamFault, Transcoder};
@@ -198,6 +198,11 @@ pub(super) fn broken(server: &Arc<str>, reason: &'static str) -> BoxError {
     Failure::from(error).into()
 }
 
+pub(super) fn unusable(server: &Arc<str>, reason: &'static str) -> BoxError {
+    let server = server.clone();
+    Failure::from(UnusableAnswer { reason, server }).into()
+}
+
 impl<R> Body for TranslatedBody<R>
 where
     R: Body<Data = Bytes>,
@@ -234,6 +239,9 @@ where
                     Err(LinesFault::Failed(error)) => Err(error),
                     Err(LinesFault::Stream(StreamFault::Broken(reason))) => {
                         Err(broken(&lines.server, reason))
+                    }
+                    Err(LinesFault::Stream(StreamFault::Unusable(reason))) => {
+                        Err(unusable(&lines.server, reason))
                     }
                     Err(LinesFault::Stream(StreamFault::Error { message, .. })) => {
                         Ok(Frame::data(error_line(&message)))

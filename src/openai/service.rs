@@ -22,7 +22,7 @@ use super::ask::{Answer, Ask, Asked, Translator};
 use super::error::{
     InvalidAnswer, InvalidRequest, NoEquivalent, NotOffered, TokenRefused, Untranslatable, text_of,
 };
-use super::lines::{Clock, Lines, LinesFault, TranslatedBody, broken};
+use super::lines::{Clock, Lines, LinesFault, TranslatedBody, broken, unusable};
 use super::models;
 use super::server::Server;
 use super::transcoder::{StreamFault, Transcoder};
@@ -319,6 +319,7 @@ impl<S> Exchange<S> {
     fn faulty<R>(&self, fault: StreamFault) -> Answered<R> {
         match fault {
             StreamFault::Broken(reason) => Err(broken(self.server.name(), reason)),
+            StreamFault::Unusable(reason) => Err(unusable(self.server.name(), reason)),
             StreamFault::Error { message, status } => {
                 let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 self.check_token(status)?;
@@ -368,7 +369,7 @@ impl<S> Exchange<S> {
         let reading = Limited::new(body, MAX_WHOLE).collect();
         let read = Record::reading(self.record.as_ref(), reading).await;
         let read = read.map_err(|error| match error.is::<LengthLimitError>() {
-            true => broken(self.server.name(), "it is larger than 64 MiB"),
+            true => unusable(self.server.name(), "it is larger than 64 MiB"),
             false => error,
         });
         Ok(read?.to_bytes())

@@ -26,6 +26,8 @@ pub enum StreamFault {
     },
     /// The stream is incomplete, or not in OpenAI's dialect.
     Broken(&'static str),
+    /// What the model has written cannot be told in Ollama's dialect.
+    Unusable(&'static str),
 }
 
 /// Translates the events of one stream. It takes bytes, in any pieces, and gives complete lines.
@@ -287,7 +289,7 @@ impl Transcoder {
             let is_cut = &**finish_reason == "length";
             calls
                 .write(&mut written, is_cut)
-                .map_err(StreamFault::Broken)?;
+                .map_err(StreamFault::Unusable)?;
             let item = Item {
                 tool_calls: Some(&written),
                 ..Item::default()
@@ -325,7 +327,7 @@ impl Progress {
             .message()
             .and_then(|message| message.tool_calls.as_ref());
         for part in calls.into_iter().flatten() {
-            self.calls.add(part).map_err(StreamFault::Broken)?;
+            self.calls.add(part).map_err(StreamFault::Unusable)?;
         }
         let has_calls = calls.is_some_and(|calls| !calls.is_empty());
         let has_token = has_calls || choice.content().is_some() || choice.thinking().is_some();

@@ -43,13 +43,13 @@ pub fn answer(
         .message()
         .and_then(|message| message.tool_calls.as_ref());
     for part in parts.into_iter().flatten() {
-        calls.add(part).map_err(StreamFault::Broken)?;
+        calls.add(part).map_err(StreamFault::Unusable)?;
     }
     let mut written = BytesMut::new();
     if !calls.is_empty() {
         calls
             .write(&mut written, &*finish_reason.0 == "length")
-            .map_err(StreamFault::Broken)?;
+            .map_err(StreamFault::Unusable)?;
     }
     let usage = chunk.usage().unwrap_or_default();
     let (prompt, output) = chunk

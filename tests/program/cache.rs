@@ -3,6 +3,7 @@
 use llamatower_sim::{ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
+use super::queue::send_chat;
 use crate::harness::{Connection, Gateway, long_stream, sim_with, tiny, within_limit};
 
 /// A gateway with a cache, which already knows the digest of the model `tiny`.
@@ -114,4 +115,29 @@ async fn the_backend_request_is_cancelled_when_all_clients_have_left() {
         sim.wait_for(|state| state.cancelled == 1),
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_cached_answer_is_given_while_the_first_byte_target_refuses_other_requests() {
+    let sim = long_stream().await;
+    let settings = [
+        ("LLAMATOWER_CACHE", "16MiB"),
+        ("LLAMATOWER_FIRST_BYTE_TARGET", "10s"),
+    ];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let embed = json!({"model": "tiny", "input": "a tower"});
+    assert_eq!(gateway.post("/api/embed", &embed).await.status, 200);
+    let mut held = Vec::new();
+    loop {
+        let mut connection = send_chat(&gateway).await;
+        if connection.head().await.status == 503 {
+            break;
+        }
+        held.push(connection);
+        assert!(held.len() < 64, "no request was refused");
+    }
+    let cached = gateway.post("/api/embed", &embed).await;
+    assert_eq!(cached.header("cache-status"), "llamatower; hit");
+    let other = json!({"model": "tiny", "input": "a lighthouse"});
+    assert_eq!(gateway.post("/api/embed", &other).await.status, 503);
 }

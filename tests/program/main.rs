@@ -21,6 +21,7 @@ mod doctor_cloud;
 mod down;
 mod down_clock;
 mod ends;
+mod failed_attempts;
 mod front;
 mod full_log;
 mod harness;

@@ -422,3 +422,34 @@ async fn a_server_is_not_probed_while_a_stream_from_it_is_in_progress() {
         within_limit("a probe after the stream", more_probes_than(probes())).await;
     }
 }
+
+#[tokio::test]
+async fn what_a_model_writes_is_not_blamed_on_its_server_and_not_generated_a_second_time() {
+    let no_object = json!({"choices": [{
+        "message": {"tool_calls": [{"function": {"name": "f", "arguments": "[1"}}]},
+        "finish_reason": "tool_calls",
+    }]});
+    let no_object = FaultKind::Status {
+        status: 200,
+        body: no_object.to_string(),
+    };
+    let too_large = FaultKind::HugeLine { bytes: 65 << 20 };
+    for (kind, reason) in [(no_object, "not a JSON object"), (too_large, "64 MiB")] {
+        let servers = [tiny().await, tiny().await];
+        let gateway = gateway(&servers.each_ref().map(openai), &[]).await;
+        for server in &servers {
+            server.arm(Fault::new(kind.clone()).for_path("/v1/chat/completions"));
+        }
+        let whole = with(chat(), json!({"stream": false}));
+        let answer = gateway.post("/api/chat", &whole).await;
+        assert_eq!(answer.status, 502, "{}", answer.text);
+        assert!(answer.text.contains(reason), "{}", answer.text);
+        let asked = servers.iter().flat_map(paths);
+        let asked = asked.filter(|path| path == "/v1/chat/completions");
+        assert_eq!(asked.count(), 1, "{reason}");
+        let status = gateway.admin_page("/status").await.json();
+        for row in status["backends"].as_array().unwrap() {
+            assert_eq!(row["avoided"], json!([]), "{reason}");
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub(crate) async fn until_waiting(gateway: &Gateway, expected: (u64, u64)) {
 }
 
 /// Sends a chat request without reading its response.
-async fn send_chat(gateway: &Gateway) -> Connection {
+pub(crate) async fn send_chat(gateway: &Gateway) -> Connection {
     let mut connection = gateway.connect().await;
     connection.post("/api/chat", &chat()).await;
     connection
@@ -289,7 +289,7 @@ async fn a_failing_backend_is_not_used_and_later_probed() {
 }
 
 /// The number of chats at a server.
-fn chats(sim: &SimHandle) -> usize {
+pub(crate) fn chats(sim: &SimHandle) -> usize {
     let seen = sim.requests();
     seen.iter()
         .filter(|seen| seen.path() == "/api/chat")

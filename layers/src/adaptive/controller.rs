@@ -16,7 +16,8 @@ const LONGEST_ROUND: usize = 32;
 pub(super) enum Sample {
     /// The first byte came after this time.
     FirstByte(Duration),
-    /// The request was cancelled after this time, before the first byte.
+    /// The request was cancelled after this time, before the first byte, or refused by a layer inside of
+    /// this one.
     Cancelled(Duration),
     /// The backend answered that it is overloaded.
     Overloaded,

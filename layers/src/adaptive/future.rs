@@ -11,7 +11,7 @@ use super::permit::Measurement;
 use super::{AdaptiveBody, LimitReached, Permit};
 use crate::body::Guarded;
 use crate::classify::Class;
-use crate::{BoxError, Failure};
+use crate::{BoxError, ErrorCause, Failure, Side};
 
 pin_project! {
     /// The future of [`AdaptiveService`](super::AdaptiveService).
@@ -95,9 +95,10 @@ where
                 // Taken on an error too, so that a caller who keeps the future does not keep the
                 // permit.
                 let permit = permit.take().expect("a future is not polled after its end");
-                match is_overload(&answer) {
-                    Some(true) => measurement.overloaded(),
-                    Some(false) => measurement.forget(),
+                match Refusal::of(&answer) {
+                    Some(Refusal::Overload) => measurement.overloaded(),
+                    Some(Refusal::Elsewhere) => measurement.end_without_byte(),
+                    Some(Refusal::Other) => measurement.forget(),
                     None => {}
                 }
                 let measurement = std::mem::replace(measurement, Measurement::none());
@@ -109,23 +110,42 @@ where
     }
 }
 
-/// Whether a response without success means overload; `None` if the response is successful.
-fn is_overload<R>(answer: &Result<Response<R>, BoxError>) -> Option<bool> {
-    let status = match answer {
-        Ok(answer) if answer.status().is_success() => return None,
-        Ok(answer) => answer.status(),
-        Err(error) => match Failure::find(&**error) {
-            Some(failure) => failure.status(),
-            None => match Class::of(&**error) {
-                Some(class) => class.status(),
-                None => return Some(false),
+/// What a response without success shows about the load of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The server is overloaded.
+    Overload,
+    /// A layer between this one and the server has refused the request, such as a queue that is full.
+    Elsewhere,
+    /// Nothing.
+    Other,
+}
+
+impl Refusal {
+    /// `None` if the response is successful.
+    fn of<R>(answer: &Result<Response<R>, BoxError>) -> Option<Self> {
+        let (side, status) = match answer {
+            Ok(answer) if answer.status().is_success() => return None,
+            Ok(answer) if ErrorCause::of(answer.extensions()).is_some() => {
+                return Some(Self::Other);
+            }
+            Ok(answer) => (Side::Upstream, answer.status()),
+            Err(error) => match (Failure::find(&**error), Class::of(&**error)) {
+                (Some(failure), _) => (failure.side(), failure.status()),
+                (None, Some(class)) => (class.side(), class.status()),
+                (None, None) => return Some(Self::Other),
             },
-        },
-    };
-    Some(matches!(
-        status,
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    ))
+        };
+        let is_refusal = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        );
+        Some(match side {
+            Side::Upstream if is_refusal => Self::Overload,
+            Side::Gateway if is_refusal => Self::Elsewhere,
+            _ => Self::Other,
+        })
+    }
 }

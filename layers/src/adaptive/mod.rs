@@ -30,8 +30,10 @@
 //! A round ends when as many requests were measured as the limit allows (4 to 32). Only requests
 //! that were sent in this round count, so each change shows its effect before the next. A refusal
 //! by the server (429, 503, 504) ends the round at once, and the limit falls. A request that was
-//! cancelled after the target time without a byte counts as late. The limit does not rise in a
-//! round that did not reach it.
+//! cancelled after the target time without a byte counts as late, and so does one that a layer inside
+//! of this one has refused so late, such as a queue. Their earlier refusals, and those that are the
+//! client's fault, such as a used-up budget, show nothing about the server. The limit does not rise in
+//! a round that did not reach it.
 //!
 //! Put this layer directly outside of the client of one backend, which it measures, and inside of
 //! retries, which find another backend for refused requests. A response that is not a stream begins

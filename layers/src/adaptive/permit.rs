@@ -68,6 +68,11 @@ impl Measurement {
         self.end(|_, _| Sample::Overloaded);
     }
 
+    /// The request ended before its first byte: if that was after the target time, it is late.
+    pub(super) fn end_without_byte(&mut self) {
+        self.end(|sent, now| Sample::Cancelled(now - sent));
+    }
+
     /// Drops the measurement: the failure shows nothing about the load.
     pub(super) fn forget(&mut self) {
         self.0 = None;
@@ -83,6 +88,6 @@ impl Measurement {
 
 impl Drop for Measurement {
     fn drop(&mut self) {
-        self.end(|sent, now| Sample::Cancelled(now - sent));
+        self.end_without_byte();
     }
 }

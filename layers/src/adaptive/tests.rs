@@ -19,7 +19,7 @@ use tower_test::mock;
 
 use super::controller::{Controller, Sample};
 use super::*;
-use crate::{BoxError, Failure};
+use crate::{BoxError, Fail, Failure, Side};
 
 const TARGET: Duration = Duration::from_secs(5);
 
@@ -319,10 +319,12 @@ async fn readiness_comes_from_the_inner_service() {
 }
 
 /// The behaviour of a response: the time until its head, and from there to its first frame.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Behaviour {
     Stream(u64, u64),
     Status(StatusCode),
+    /// A layer inside of the limit refuses the request after this time.
+    Refuses(Side, StatusCode, u64),
     Fails,
     Breaks,
 }
@@ -341,6 +343,23 @@ fn broken() -> impl Body<Data = Bytes, Error = BoxError> + Unpin {
     })))
 }
 
+/// An error of another layer.
+#[derive(Debug, thiserror::Error)]
+#[error("refused")]
+struct Refused(Side, StatusCode);
+
+impl Fail for Refused {
+    fn side(&self) -> Side {
+        self.0
+    }
+    fn status(&self) -> StatusCode {
+        self.1
+    }
+    fn kind(&self) -> &'static str {
+        "refused"
+    }
+}
+
 /// The limit after a round of four responses of this kind, starting at 4.
 async fn limit_after(behaviour: Behaviour, layer: AdaptiveLayer) -> usize {
     let service = layer.layer(service_fn(move |_: Request<()>| async move {
@@ -353,6 +372,10 @@ async fn limit_after(behaviour: Behaviour, layer: AdaptiveLayer) -> usize {
                 let mut answer = Response::new(stream(0).boxed_unsync());
                 *answer.status_mut() = status;
                 answer
+            }
+            Behaviour::Refuses(side, status, after) => {
+                tokio::time::sleep(ms(after)).await;
+                return Err(Failure::from(Refused(side, status)).into());
             }
             Behaviour::Breaks => Response::new(broken().boxed_unsync()),
             Behaviour::Fails => return Err("no connection".into()),
@@ -393,6 +416,28 @@ async fn other_failures_do_not_change_the_limit() {
         Behaviour::Breaks,
     ] {
         assert_eq!(limit_after(behaviour, layer()).await, 4);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_server_can_say_that_it_is_overloaded() {
+    let layer = || AdaptiveLayer::new(TARGET);
+    let (budget, busy) = (
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::SERVICE_UNAVAILABLE,
+    );
+    for (behaviour, limit) in [
+        (Behaviour::Refuses(Side::Upstream, busy, 0), 3),
+        (Behaviour::Refuses(Side::Client, budget, 0), 4),
+        (Behaviour::Refuses(Side::Client, budget, 6000), 4),
+        (Behaviour::Refuses(Side::Gateway, busy, 0), 4),
+        (Behaviour::Refuses(Side::Gateway, busy, 6000), 3),
+    ] {
+        assert_eq!(
+            limit_after(behaviour, layer()).await,
+            limit,
+            "{behaviour:?}"
+        );
     }
 }
 

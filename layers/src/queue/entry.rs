@@ -140,9 +140,9 @@ impl<K, R> Entry<K, R> {
         self
     }
 
-    /// The request was in the queue before and gives a slot back that it could not use: the limits of
-    /// the queue do not refuse it. Set the [arrival](Self::with_arrival) and the first
-    /// [entry](Self::with_entered) too.
+    /// The request had a slot before, which it could not use or at which its attempt has failed: the
+    /// limits of the queue do not refuse it. Set the [arrival](Self::with_arrival) too, and the first
+    /// [entry](Self::with_entered) if its waits are one.
     pub fn with_place_kept(mut self) -> Self {
         self.keeps_place = true;
         self

@@ -9,7 +9,7 @@ use http::request::Parts;
 use llamatower_layers::breaker::Breaker;
 use llamatower_layers::heartbeat::Waiting as WaitingText;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{self, Entry, QueuePosition, Ticket};
+use llamatower_layers::queue::{self, Arrival, Entry, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{Dialect, Failure, LlmRequest, Operation, Record, RouteMatch};
@@ -102,8 +102,9 @@ where
 
 /// When a request arrived that has entered the queue at this time.
 fn arrival(request: &Parts, since: Instant) -> Instant {
-    let attempts = Attempts::of(&request.extensions);
-    attempts.map_or(since, |attempts| attempts.started().min(since))
+    let attempts = Attempts::of(&request.extensions).map(Attempts::started);
+    let first = Arrival::of(&request.extensions).or(attempts);
+    first.map_or(since, |first| first.min(since))
 }
 
 impl<S> Fleet<S>
@@ -324,16 +325,24 @@ impl<S> Fleet<S> {
             .expected(model, client.as_ref(), body_bytes(parsed));
         let share = self.config.share_of(client.as_ref());
         let need = self.need(expected, parsed, Attempts::of(&request.extensions));
-        let arrival = need.attempts.as_ref().map(Attempts::started);
+        let attempts = need.attempts.as_ref();
+        // It has left the queue, and is back.
+        let first_arrival = Arrival::of(&request.extensions);
+        let arrival = first_arrival.or_else(|| attempts.map(Attempts::started));
+        let is_retry = attempts.is_some_and(|attempts| attempts.number() > 1);
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
         let entry = Entry::new(client, need)
             .with_shared_key(!is_identified)
             .with_cost(expected.cost())
             .with_weight(share.weight)
             .with_priority(share.priority);
-        match arrival {
+        let entry = match arrival {
             Some(arrival) => entry.with_arrival(arrival),
             None => entry,
+        };
+        match is_retry || first_arrival.is_some() {
+            true => entry.with_place_kept(),
+            false => entry,
         }
     }
 }

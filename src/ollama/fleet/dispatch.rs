@@ -117,7 +117,11 @@ impl<S> Dispatcher<S> {
         if grant.is_trial {
             slot.begin_trial();
         }
-        Some(slot.chosen(token(member), grant.untried))
+        let untried = match grant.untried {
+            0 => usize::from(has_avoided(members, &ask, &tried, grant.server)),
+            untried => untried,
+        };
+        Some(slot.chosen(token(member), untried))
     }
 
     /// The backend for a request that needs no slot: of those in the best state the one with the
@@ -152,6 +156,23 @@ pub(super) fn view<S>(member: &Member<S>, ask: &Ask<'_>, tried: &[Arc<str>]) -> 
         availability: availability(member, standing),
         was_tried: tried.contains(member.backend.name()),
         is_trial: standing == Standing::TrialDue,
+    })
+}
+
+/// Whether a backend that was not tried is only avoided for the model, so that a next attempt could go
+/// there. One that was silent does not count: the client would have to wait for the time-out.
+fn has_avoided<S>(
+    members: &Members<S>,
+    ask: &Ask<'_>,
+    tried: &[Arc<str>],
+    chosen: ServerId,
+) -> bool {
+    members.holders(ask.model).iter().any(|member| {
+        member.id != chosen
+            && !tried.contains(member.backend.name())
+            && !member.backend.is_cordoned()
+            && availability(member, Standing::Normal) == Availability::Healthy
+            && !member.outliers.is_silent(ask.model)
     })
 }
 
@@ -244,6 +265,7 @@ mod tests {
     use llamatower_layers::breaker::State;
 
     use super::super::member::tests::{installed, member};
+    use super::super::outlier::{Outcome, Reason};
     use super::*;
 
     /// A dispatcher of members that have the model `m`.
@@ -321,6 +343,23 @@ mod tests {
         let alone = dispatcher(&[&failing]);
         let slot = take(&alone);
         assert_eq!((name(&slot), slot.left), ("failing", 0));
+    }
+
+    #[test]
+    fn an_avoided_backend_is_left_for_the_next_attempt_unless_it_was_silent() {
+        for (reason, left) in [(Reason::Busy, 1), (Reason::Failing, 1), (Reason::Silent, 0)] {
+            let router = Router::default();
+            let members = ["avoided", "healthy"].map(|name| member(name, Some(9), &router));
+            let both = dispatcher(&[&members[0], &members[1]]);
+            let model = class("m").model.unwrap();
+            let bad = Outcome::Bad(reason, None);
+            let outliers = &members[0].outliers;
+            outliers.record(&model, bad, Instant::now());
+            let slot = take(&both);
+            assert_eq!((name(&slot), slot.left), ("healthy", left), "{reason:?}");
+            members[0].backend.set_up(false);
+            assert_eq!(take(&both).left, 0, "it is down");
+        }
     }
 
     #[test]

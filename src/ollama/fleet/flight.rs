@@ -1,5 +1,6 @@
 //! A request that runs a model, from its choice to the end of its response.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use llamatower_layers::ModelName;
@@ -20,6 +21,8 @@ struct Inner {
     grant: Grant,
     router: Router,
     report: Mutex<Option<Report>>,
+    /// The answer was no good response: the model has not run.
+    has_failed: AtomicBool,
     /// The slot, if gateways share it.
     lease: Mutex<Option<Lease>>,
     /// The load, if other gateways know of it, until it is complete.
@@ -34,6 +37,7 @@ impl Flight {
             grant,
             router,
             report: Mutex::default(),
+            has_failed: AtomicBool::default(),
             lease: Mutex::default(),
             load: Mutex::default(),
         }))
@@ -101,6 +105,16 @@ impl Flight {
     /// Keeps the load until it is complete or the request ends.
     pub(super) fn hold_load(&self, load: OwnLoad) {
         *self.0.load.lock().unwrap_or_else(PoisonError::into_inner) = Some(load);
+    }
+
+    /// Records that the answer was an error, or that there is none.
+    pub(super) fn fail(&self) {
+        self.0.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the answer was an error, or there is none. A client that has left leaves this open.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.has_failed.load(Ordering::Relaxed)
     }
 
     /// Keeps what the response said at its end.

@@ -271,6 +271,15 @@ impl<S> Leasing<S> {
     }
 }
 
+impl<S> Drop for Leasing<S> {
+    /// The client has left before the request was sent.
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            permit.unused();
+        }
+    }
+}
+
 impl<S> Fleet<S> {
     /// The limits to lease for this slot, if gateways share them. While Redis does not answer, the slot is
     /// used without: it is this gateway's part.
@@ -350,5 +359,52 @@ impl<S> Fleet<S> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::pending;
+
+    use llamatower_layers::queue::{Entry, Queue};
+
+    use super::super::catalogue::Catalogue;
+    use super::super::dispatch::Need;
+    use super::super::member::tests::{installed, member};
+    use super::super::router::Router;
+    use super::*;
+    use crate::clients::Client;
+
+    #[tokio::test]
+    async fn a_client_that_leaves_before_its_slot_is_leased_loses_no_turn() {
+        let router = Router::default();
+        let member = member("a", Some(1), &router);
+        member.set_models(vec![installed("m")]);
+        member.tell_installed();
+        let catalogue = Catalogue::new(vec![vec![member]]);
+        let queue = Queue::new(Dispatcher::new(std::sync::Arc::new(catalogue), router));
+        let class = Class {
+            model: ModelName::parse("m").ok(),
+            runs_model: true,
+        };
+        let client = |name: &str| Some(Client::Key(name.into()));
+        let enter = |name: &str| {
+            let entry = Entry::new(client(name), Need::default());
+            queue.enter(class.clone(), entry.with_cost(100)).unwrap()
+        };
+        let permit = enter("ada").await.unwrap();
+        let (lease, load) = (None, Some(pending()));
+        let to_take = ToTake { lease, load };
+        drop(Leasing::start(to_take, permit, Instant::now(), None));
+        assert_eq!(queue.class(&class).unwrap().service_time, None);
+
+        let _held = enter("eve").await.unwrap();
+        let _waiting = ["ben", "ada", "cid"].map(enter);
+        let mut next = queue.waiters(3);
+        next.sort_by_key(|row| row.position.ahead);
+        let next: Vec<_> = next.into_iter().map(|row| row.key).collect();
+        assert_eq!(next, ["ben", "ada", "cid"].map(client));
     }
 }

@@ -232,6 +232,8 @@ impl<S> Awaited<S> {
             if waiting > 0 {
                 queue.slots_changed();
             }
+        } else {
+            flight.fail();
         }
         if let Some(outcome) = outcome {
             member.record_outcome(flight.model(), outcome, now);

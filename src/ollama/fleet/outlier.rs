@@ -225,6 +225,16 @@ impl Outliers {
         record.map_or(Standing::Normal, |record| record.standing(now))
     }
 
+    /// Whether the backend was silent with a model.
+    pub(crate) fn is_silent(&self, model: &ModelName) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let records = self.records();
+        let record = records.get(model);
+        record.is_some_and(|record| record.reason == Some(Reason::Silent))
+    }
+
     /// Notes that the next request is the trial that was due.
     pub(crate) fn begin_trial(&self, model: &ModelName) {
         if let Some(record) = self.records().get_mut(model) {

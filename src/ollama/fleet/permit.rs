@@ -7,11 +7,13 @@ use llamatower_layers::{ModelName, Record, queue};
 
 use super::Dispatcher;
 use super::estimates::{Estimates, real_cost};
+use super::flight::Flight;
 use super::member::Slot;
 use super::policy::{Phases, Report};
 
 /// A slot that a request holds. Dropping it releases the slot, and reports the request's cost to the
-/// queue and to the estimates.
+/// queue and to the estimates. An attempt that has failed costs its client nothing, and its time says
+/// nothing about how long slots are held.
 #[derive(Debug)]
 pub struct Permit<S> {
     held: Held<S>,
@@ -77,7 +79,13 @@ impl<S> Drop for Permit<S> {
         let Held::Queued { permit, accounting } = &mut self.held else {
             return;
         };
-        let Some((permit, usage)) = permit.take().zip(accounting.usage()) else {
+        let Some(permit) = permit.take() else {
+            return;
+        };
+        if permit.slot().flight().is_some_and(Flight::has_failed) {
+            return permit.unused();
+        }
+        let Some(usage) = accounting.usage() else {
             return;
         };
         if let Some(model) = &permit.class().model {

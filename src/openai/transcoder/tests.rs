@@ -281,7 +281,7 @@ fn a_call_whose_arguments_are_no_object_breaks_the_stream_unless_it_was_cut() {
         Shape::Chat,
         &events(&[call.clone(), finish("tool_calls"), done()]),
     );
-    assert!(matches!(end, Err(StreamFault::Broken(_))));
+    assert!(matches!(end, Err(StreamFault::Unusable(_))));
     let (lines, end) = lines(Shape::Chat, &events(&[call, finish("length"), done()]));
     assert_eq!(end, Ok(()));
     assert_eq!(lines.len(), 1);

@@ -1,0 +1,152 @@
+//! What an attempt that has failed leaves behind for its request, its client and the others.
+
+use std::time::Duration;
+
+use llamatower_sim::{Fault, FaultKind, ModelSpec};
+use serde_json::Value;
+
+use super::queue::{chats, send_chat, until_waiting};
+use crate::harness::{
+    Cloud, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, within_limit,
+};
+
+#[tokio::test]
+async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
+    let (lost, sound) = (long_stream().await, long_stream().await);
+    for sim in [&lost, &sound] {
+        load(sim).await;
+    }
+    lost.arm(Fault::new(FaultKind::Hang).for_path("/api/chat"));
+    let settings = [
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
+    ];
+    let gateway = Gateway::start_up(&[&lost, &sound], &settings).await;
+    let first = send_chat(&gateway).await;
+    within_limit("a chat at a server", async {
+        while chats(&lost) + chats(&sound) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let is_first_lost = chats(&lost) > 0;
+    let second = send_chat(&gateway).await;
+    until_waiting(&gateway, (2, 0)).await;
+    let (mut unlucky, holder) = match is_first_lost {
+        true => (first, second),
+        false => (second, first),
+    };
+    let mut newcomer = send_chat(&gateway).await;
+    until_waiting(&gateway, (2, 1)).await;
+
+    lost.kill();
+    until_waiting(&gateway, (1, 2)).await;
+    drop(holder);
+    assert_eq!(unlucky.head().await.status, 200);
+    until_waiting(&gateway, (1, 1)).await;
+    drop(unlucky);
+    assert_eq!(newcomer.head().await.status, 200);
+}
+
+/// The clients that wait for a slot, in the order in which they get one.
+async fn next_clients(gateway: &Gateway) -> Vec<String> {
+    let status = gateway.admin_page("/status/overview").await.json();
+    let mut rows = status["waiting"].as_array().unwrap().clone();
+    rows.sort_by_key(|row| row["ahead"].as_u64());
+    let client = |row: &Value| row["client"].as_str().unwrap().to_owned();
+    rows.iter().map(client).collect()
+}
+
+#[tokio::test]
+async fn failed_requests_cost_their_client_no_turn_and_do_not_shorten_the_predicted_wait() {
+    let model = ModelSpec::new("tiny").with_pace(Duration::from_millis(20));
+    let sim = sim_with(model.with_slots(8).with_reply_tokens(10)).await;
+    let keys = keys(&["ada", "ben", "cid", "eve"]);
+    let settings = [("LLAMATOWER_API_KEYS", &*keys), ("LLAMATOWER_SLOTS", "1")];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let chat_of = |client: &str| {
+        let request = gateway.post_request("/api/chat", &chat());
+        request.bearer_auth(format!("{client}-secret"))
+    };
+    for _ in 0..4 {
+        assert_eq!(send(chat_of("eve")).await.status, 200);
+    }
+    let refusal = FaultKind::Status {
+        status: 400,
+        body: "no".into(),
+    };
+    for (kind, status) in [(refusal, 400), (FaultKind::LoadFailure, 500)] {
+        sim.arm(Fault::new(kind).for_path("/api/chat").times(8));
+        for _ in 0..8 {
+            assert_eq!(send(chat_of("ada")).await.status, status);
+        }
+    }
+    sim.arm(Fault::new(FaultKind::stall_after(1)).for_path("/api/chat"));
+    let held = chat_of("eve").send().await.unwrap();
+    assert_eq!(held.status(), 200);
+    let status = gateway.admin_page("/status").await.json();
+    let predicted = status["queue"][0]["predicted_wait"].as_f64().unwrap();
+    assert!(predicted > 0.1, "{predicted}");
+
+    let mut waiting = Vec::new();
+    for (behind, client) in ["ben", "ada", "cid"].into_iter().enumerate() {
+        waiting.push(tokio::spawn(chat_of(client).send()));
+        until_waiting(&gateway, (1, behind as u64 + 1)).await;
+    }
+    let order = next_clients(&gateway).await;
+    assert_eq!(order, ["key:ben", "key:ada", "key:cid"]);
+}
+
+#[tokio::test]
+async fn a_request_that_fails_at_a_good_server_is_answered_by_one_that_is_avoided() {
+    let (avoided, good) = (tiny().await, tiny().await);
+    load(&avoided).await;
+    let gateway = Gateway::start_up(&[&avoided, &good], &[]).await;
+    let busy = Fault::new(FaultKind::Busy).for_path("/api/chat");
+    avoided.arm(busy.times(1));
+    assert_eq!(gateway.post("/api/chat", &chat()).await.status, 200);
+    assert_eq!((chats(&avoided), chats(&good)), (1, 1));
+    let fails = Fault::new(FaultKind::LoadFailure).for_path("/api/chat");
+    good.arm(fails.times(1));
+    let answer = gateway.post("/api/chat", &chat()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(
+        answer.header("x-llamatower-backend"),
+        avoided.addr().to_string()
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_the_cloud_does_not_answer_goes_back_to_its_place_in_the_queue() {
+    let (sim, cloud) = (long_stream().await, Cloud::start().await);
+    let keys = keys(&["ada", "ben", "eve"]);
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAITING", "2"),
+        ("LLAMATOWER_CLOUD_WHEN", "busy"),
+        ("LLAMATOWER_CLOUD_BUSY_AFTER", "1s"),
+        ("LLAMATOWER_CLOUD_KEYS_OPT_OUT", "ben"),
+    ]);
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let chat_of = |client: &str| {
+        let request = gateway.post_request("/api/chat", &chat());
+        request.bearer_auth(format!("{client}-secret"))
+    };
+    let held = chat_of("eve").send().await.unwrap();
+    assert_eq!(held.status(), 200);
+    cloud.reply(Reply::Refusal(429, "retry-after: 120\r\n"));
+    let first = tokio::spawn(chat_of("ada").send());
+    until_waiting(&gateway, (1, 1)).await;
+    let second = tokio::spawn(chat_of("ben").send());
+    until_waiting(&gateway, (1, 2)).await;
+    let is_it = |line: &Value| line["message"] == "the cloud service has not answered a request";
+    gateway.logged("the refusal of the cloud", is_it).await;
+    until_waiting(&gateway, (1, 2)).await;
+    assert_eq!(next_clients(&gateway).await, ["key:ada", "key:ben"]);
+    drop(held);
+    let answer = within_limit("the first one's turn", first).await.unwrap();
+    assert_eq!(answer.unwrap().status(), 200);
+    drop(second);
+}
