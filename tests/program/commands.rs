@@ -1,10 +1,9 @@
-//! The commands other than `serve`.
+//! The commands other than `serve` and `keygen`.
 
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 
 use futures_util::future::join_all;
-use llamatower_layers::api_key::{KeySet, Role};
 use serde_json::{Value, json};
 
 use crate::harness::{Gateway, run, tiny, within_limit};
@@ -422,42 +421,6 @@ async fn a_comparison_that_reaches_no_gateway_tells_where_its_address_is_from() 
         "{}",
         exited.stderr
     );
-}
-
-#[tokio::test]
-async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_name() {
-    for name in ["ada", "team-a.eu", "ada@example.org"] {
-        for (arguments, variable) in [
-            (&["keygen", name][..], "LLAMATOWER_API_KEYS"),
-            (&["keygen", name, "--admin"], "LLAMATOWER_ADMIN_KEYS"),
-        ] {
-            let exited = run(arguments, &[]).await;
-            assert_eq!(exited.code, Some(0), "{}", exited.stderr);
-            let lines: Vec<_> = exited.stdout.lines().collect();
-            let [of_key, key, of_line, line] = lines[..] else {
-                panic!("{}", exited.stdout);
-            };
-            assert_eq!(of_key, "key for the client:");
-            assert_eq!(of_line, format!("line for {variable} or its file:"));
-            // As copied, with the blanks before it.
-            let checked = run(&["check"], &[(variable, line)]).await;
-            assert_eq!(checked.code, Some(0), "{}", checked.stderr);
-            assert!(checked.stdout.contains(&format!("[secret: {name}]")));
-            let keys = KeySet::from_lines([line], Role::User).unwrap();
-            let owner = keys.find(key.trim()).unwrap();
-            assert_eq!(&*owner.name, name);
-        }
-    }
-    for name in ["ada lovelace", "a=b", "a,b", "", "a\nb", "a:b"] {
-        let exited = run(&["keygen", name], &[]).await;
-        assert_eq!(exited.code, Some(1), "{name:?}: {}", exited.stdout);
-        assert!(
-            exited.stderr.contains("letters, digits"),
-            "{}",
-            exited.stderr
-        );
-        assert_eq!(exited.stdout, "");
-    }
 }
 
 /// The commands of `--help`, and `help` is none of the program's own.

@@ -1,9 +1,9 @@
-//! `llamatower keygen --file`: new keys, and rotation.
+//! `llamatower keygen`: new keys, the keys file, and rotation.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use llamatower_layers::api_key::KeyDigest;
+use llamatower_layers::api_key::{KeyDigest, KeySet, Role};
 
 use crate::harness::{Exited, Gateway, chat, run, send, tiny};
 use crate::keys_file::entry;
@@ -12,6 +12,42 @@ async fn keygen(file: &Path, arguments: &[&str]) -> Exited {
     let path = file.to_str().unwrap();
     let arguments = [&["keygen", "--file", path], arguments].concat();
     run(&arguments, &[]).await
+}
+
+#[tokio::test]
+async fn keygen_prints_a_line_that_the_gateway_accepts_or_an_error_about_the_name() {
+    for name in ["ada", "team-a.eu", "ada@example.org"] {
+        for (arguments, variable) in [
+            (&["keygen", name][..], "LLAMATOWER_API_KEYS"),
+            (&["keygen", name, "--admin"], "LLAMATOWER_ADMIN_KEYS"),
+        ] {
+            let exited = run(arguments, &[]).await;
+            assert_eq!(exited.code, Some(0), "{}", exited.stderr);
+            let lines: Vec<_> = exited.stdout.lines().collect();
+            let [of_key, key, of_line, line] = lines[..] else {
+                panic!("{}", exited.stdout);
+            };
+            assert_eq!(of_key, "key for the client:");
+            assert_eq!(of_line, format!("line for {variable} or its file:"));
+            // As copied, with the blanks before it.
+            let checked = run(&["check"], &[(variable, line)]).await;
+            assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+            assert!(checked.stdout.contains(&format!("[secret: {name}]")));
+            let keys = KeySet::from_lines([line], Role::User).unwrap();
+            let owner = keys.find(key.trim()).unwrap();
+            assert_eq!(&*owner.name, name);
+        }
+    }
+    for name in ["ada lovelace", "a=b", "a,b", "", "a\nb", "a:b"] {
+        let exited = run(&["keygen", name], &[]).await;
+        assert_eq!(exited.code, Some(1), "{name:?}: {}", exited.stdout);
+        assert!(
+            exited.stderr.contains("letters, digits"),
+            "{}",
+            exited.stderr
+        );
+        assert_eq!(exited.stdout, "");
+    }
 }
 
 #[tokio::test]
