@@ -15,6 +15,8 @@ pub(crate) struct Shared {
     pub(crate) llm: Option<crate::LlmRequest>,
     #[cfg(feature = "retry")]
     pub(crate) attempts: Option<crate::retry::Attempts>,
+    #[cfg(feature = "redis")]
+    pub(crate) admitted: Option<crate::redis::Admitted>,
     #[cfg(feature = "heartbeat")]
     pub(crate) waiting: Option<crate::heartbeat::Waiting>,
 }

@@ -1,6 +1,6 @@
 //! The stores of limits: in memory, or in Redis.
 
-use std::future::{Future, Ready};
+use std::future::{Future, Ready, ready};
 use std::hash::Hash;
 use std::pin::Pin;
 
@@ -15,6 +15,7 @@ use llamatower_layers::token_limit::{
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, StoreUnavailable>> + Send>>;
 type Now<T> = Ready<Result<T, StoreUnavailable>>;
+type NowOrLater<T> = Either<Now<T>, Boxed<T>>;
 
 /// The buckets of a limit of requests.
 #[derive(Debug)]
@@ -36,19 +37,19 @@ impl<K: Clone + Hash + Eq> Rates<K> {
 }
 
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for Rates<K> {
-    type Taking = Either<Now<TakeResult>, Boxed<TakeResult>>;
+    type Taking = NowOrLater<TakeResult>;
 
     fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking {
         match self {
             Self::Own(buckets) => Either::Left(buckets.take(key, quota)),
-            Self::Shared(buckets) => Either::Right(buckets.take(key, quota)),
+            Self::Shared(buckets) => buckets.take(key, quota),
         }
     }
 
     fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
         match self {
             Self::Own(buckets) => Either::Left(buckets.take(key, quota)),
-            Self::Shared(buckets) => Either::Right(buckets.take_for(request, key, quota)),
+            Self::Shared(buckets) => buckets.take_for(request, key, quota),
         }
     }
 
@@ -135,24 +136,29 @@ fn reserve_own<K: Clone + Hash + Eq>(
     tokens: u64,
 ) -> Now<ReserveResult<Reservation<K>>> {
     let reserved = store.reserve(key, budgets, tokens).into_inner();
-    std::future::ready(reserved.map(|result| wrap(result, Reservation::Own)))
+    ready(reserved.map(|result| wrap(result, Reservation::Own)))
 }
 
 fn shared<K: 'static>(
-    reserving: Boxed<ReserveResult<RedisReservation<K>>>,
-) -> Boxed<ReserveResult<Reservation<K>>> {
-    Box::pin(async move { Ok(wrap(reserving.await?, Reservation::Shared)) })
+    reserving: NowOrLater<ReserveResult<RedisReservation<K>>>,
+) -> NowOrLater<ReserveResult<Reservation<K>>> {
+    let wrap = |result| wrap(result, Reservation::Shared);
+    match reserving {
+        Either::Left(reserved) => Either::Left(ready(reserved.into_inner().map(wrap))),
+        Either::Right(reserving) => {
+            Either::Right(Box::pin(async move { Ok(wrap(reserving.await?)) }))
+        }
+    }
 }
 
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for Tokens<K> {
     type Reservation = Reservation<K>;
-    type Reserving =
-        Either<Now<ReserveResult<Reservation<K>>>, Boxed<ReserveResult<Reservation<K>>>>;
+    type Reserving = NowOrLater<ReserveResult<Reservation<K>>>;
 
     fn reserve(&self, key: Option<K>, budgets: &[Budget], tokens: u64) -> Self::Reserving {
         match self {
             Self::Own(store) => Either::Left(reserve_own(store, key, budgets, tokens)),
-            Self::Shared(store) => Either::Right(shared(store.reserve(key, budgets, tokens))),
+            Self::Shared(store) => shared(store.reserve(key, budgets, tokens)),
         }
     }
 
@@ -165,9 +171,7 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for Tokens<K> {
     ) -> Self::Reserving {
         match self {
             Self::Own(store) => Either::Left(reserve_own(store, key, budgets, tokens)),
-            Self::Shared(store) => {
-                Either::Right(shared(store.reserve_for(request, key, budgets, tokens)))
-            }
+            Self::Shared(store) => shared(store.reserve_for(request, key, budgets, tokens)),
         }
     }
 

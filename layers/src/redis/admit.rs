@@ -6,10 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError};
+use http::Extensions;
 
 use super::ask::{Account, AccountAsk, Ask, Asked, Bucket, BucketAsk, Held};
 use super::{Redis, RedisScript};
 use crate::rate_limit::TakeResult;
+use crate::shared::Shared;
 use crate::store::StoreUnavailable;
 use crate::token_limit::Budget;
 
@@ -106,7 +108,7 @@ impl AccountAsk {
 /// The answers to what was asked for a request before its layers ask, in the request's extensions. Each is
 /// given once. A reservation that no layer has taken is given back when the request is dropped.
 #[derive(Clone)]
-pub(super) struct Admitted(Arc<Mutex<Answers>>);
+pub(crate) struct Admitted(Arc<Mutex<Answers>>);
 
 struct Answers {
     ask: Ask,
@@ -115,6 +117,11 @@ struct Answers {
 }
 
 impl Admitted {
+    /// Those of the request with these extensions, if its limits were asked for.
+    pub(super) fn of(request: &Extensions) -> Option<&Self> {
+        Shared::of(request)?.admitted.as_ref()
+    }
+
     /// By what [`Redis::admit`] returns.
     pub(super) fn new(admitted: Result<Ask, (StoreUnavailable, Ask)>) -> Self {
         let (ask, unavailable) = match admitted {

@@ -17,6 +17,7 @@ use super::ask::Ask;
 use super::{Redis, RedisBuckets, RedisTokens};
 use crate::rate_limit::{RateLimitLayer, RateStore};
 use crate::service::accessors;
+use crate::shared::Shared;
 use crate::store::NoLimitKey;
 use crate::token_limit::{TokenLimitLayer, TokenStore};
 use crate::usage::expected_prompt_tokens;
@@ -311,7 +312,7 @@ impl<S: Service<Request<B>>, B> Future for RedisLimitsFuture<S, B> {
                         .next
                         .take()
                         .expect("taken here alone, as the state changes next");
-                    request.extensions_mut().insert(admitted);
+                    Shared::of_mut(request.extensions_mut()).admitted = Some(admitted);
                     let inner = service.call(request);
                     state.set(State::Calling { inner });
                 }

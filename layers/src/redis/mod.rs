@@ -105,6 +105,7 @@ use ::redis::aio::MultiplexedConnection;
 use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
 
 pub use address::{InvalidRedisAddress, RedisAddress};
+pub(crate) use admit::Admitted;
 pub use limits::{RedisLimitsFuture, RedisLimitsLayer, RedisLimitsService};
 pub use link::{Redis, RedisConfig};
 pub use rates::RedisBuckets;

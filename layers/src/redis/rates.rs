@@ -1,11 +1,12 @@
 //! Buckets of requests in Redis.
 
 use std::fmt;
-use std::future::{Future, ready};
+use std::future::{Future, Ready, ready};
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use http::Extensions;
 
 use super::Redis;
@@ -88,7 +89,11 @@ fn or_memory<K: Clone + Hash + Eq>(
 }
 
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets<K> {
-    type Taking = Pin<Box<dyn Future<Output = Result<TakeResult, StoreUnavailable>> + Send>>;
+    /// The left future has the answer at once, and costs no allocation.
+    type Taking = Either<
+        Ready<Result<TakeResult, StoreUnavailable>>,
+        Pin<Box<dyn Future<Output = Result<TakeResult, StoreUnavailable>> + Send>>,
+    >;
 
     fn take(&self, key: Option<K>, quota: &Quota) -> Self::Taking {
         if let Some(memory) = self
@@ -97,28 +102,28 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
             .filter(|_| !self.redis.is_connected())
         {
             self.redis.not_sent("take");
-            return Box::pin(ready(Ok(memory.take_result(&key, quota))));
+            return Either::Left(ready(Ok(memory.take_result(&key, quota))));
         }
         let mut ask = Ask::default();
         ask.bucket(self.bucket(key.as_ref(), quota));
         let (redis, otherwise, quota) = (self.redis.clone(), self.otherwise.clone(), *quota);
-        Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let answer = match redis.admit("take", ask).await {
                 Ok(answered) => answered.only_bucket(),
                 Err((unavailable, _)) => Err(unavailable),
             };
             or_memory(answer, otherwise.as_deref(), &key, &quota)
-        })
+        }))
     }
 
     fn take_for(&self, request: &Extensions, key: Option<K>, quota: &Quota) -> Self::Taking {
-        let admitted = request.get::<Admitted>();
+        let admitted = Admitted::of(request);
         let answer =
             admitted.and_then(|admitted| admitted.bucket(&self.bucket(key.as_ref(), quota)));
         match answer {
             Some(answer) => {
                 let memory = self.otherwise.as_deref();
-                Box::pin(ready(or_memory(answer, memory, &key, quota)))
+                Either::Left(ready(or_memory(answer, memory, &key, quota)))
             }
             None => self.take(key, quota),
         }

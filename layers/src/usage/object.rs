@@ -1,17 +1,25 @@
 //! The counts of a response that is one JSON object.
 
+use bytes::Bytes;
+use memchr::memmem;
+
 use super::Usage;
 
 /// The longest name of a member with counts.
 const LONGEST_NAME: usize = b"prompt_eval_duration".len();
 /// The kept text is no longer than this. The counts have less than 300 bytes in every dialect.
 const MAX_KEPT: usize = 2048;
+/// An object of one piece that is no longer than this is read once, at its end: most responses are so short,
+/// and to look for their members costs four times as much.
+const SHORT: usize = 1024;
 
 /// Keeps the members with counts, wherever they are in the object: Ollama's answer to
 /// `/api/generate` has the probabilities of all tokens after them. Members of inner objects do not
 /// count, because a model chooses the names of the arguments of a tool.
 #[derive(Debug, Default)]
 pub(super) struct CountMembers {
+    /// The first piece, if it is short and no other one has come.
+    first: Bytes,
     place: Place,
     depth: usize,
     name: Name,
@@ -39,7 +47,18 @@ struct Name {
 
 impl CountMembers {
     /// Takes the next piece of the response.
-    pub(super) fn push(&mut self, piece: &[u8]) {
+    pub(super) fn push(&mut self, piece: &Bytes) {
+        let is_first = self.first.is_empty() && self.depth == 0 && self.kept.is_empty();
+        if is_first && piece.len() <= SHORT && memmem::find(piece, b"\"tool_calls\"").is_none() {
+            self.first = piece.clone();
+            return;
+        }
+        let first = std::mem::take(&mut self.first);
+        self.scan(&first);
+        self.scan(piece);
+    }
+
+    fn scan(&mut self, piece: &[u8]) {
         let mut rest = piece;
         while !rest.is_empty() {
             rest = match self.place {
@@ -56,7 +75,11 @@ impl CountMembers {
 
     /// Reads the counts.
     pub(super) fn usage(&self) -> Option<Usage> {
-        Usage::find_last(&self.kept)
+        let counts = match self.first.is_empty() {
+            true => &self.kept[..],
+            false => &self.first[..],
+        };
+        Usage::find_last(counts)
     }
 
     fn skip_to_structure<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
@@ -170,7 +193,7 @@ mod tests {
     fn counts(pieces: &[&[u8]]) -> Option<(u64, u64)> {
         let mut members = CountMembers::default();
         for piece in pieces {
-            members.push(piece);
+            members.push(&Bytes::copy_from_slice(piece));
         }
         assert!(members.kept.len() <= MAX_KEPT);
         let usage = members.usage()?;
@@ -199,7 +222,28 @@ mod tests {
                 Some((3, 2)),
             ),
         ] {
-            assert_eq!(counts(&[text.as_bytes()]), expected, "{text}");
+            let (begin, end) = text.as_bytes().split_at(1);
+            assert_eq!(counts(&[begin, end]), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_short_object_of_one_piece_has_the_same_counts() {
+        for (text, expected) in [
+            (
+                r#"{"response":"a","prompt_eval_count":3,"eval_count":6}"#,
+                (3, 6),
+            ),
+            (
+                r#"{"usage":{"prompt_tokens":3,"completion_tokens":2},"z":null}"#,
+                (3, 2),
+            ),
+            (
+                r#"{"eval_count":6,"tool_calls":[{"function":{"arguments":{"eval_count":9}}}]}"#,
+                (0, 6),
+            ),
+        ] {
+            assert_eq!(counts(&[text.as_bytes()]), Some(expected), "{text}");
         }
     }
 
