@@ -1,7 +1,9 @@
 //! The counts of a response that is one JSON object.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 use super::Usage;
 
@@ -12,6 +14,9 @@ const MAX_KEPT: usize = 2048;
 /// An object of one piece that is no longer than this is read once, at its end: most responses are so short,
 /// and to look for their members costs four times as much.
 const SHORT: usize = 1024;
+
+/// A model chooses the names in the arguments of a tool.
+static TOOL_CALLS: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"tool_calls\""));
 
 /// Keeps the members with counts, wherever they are in the object: Ollama's answer to
 /// `/api/generate` has the probabilities of all tokens after them. Members of inner objects do not
@@ -49,7 +54,7 @@ impl CountMembers {
     /// Takes the next piece of the response.
     pub(super) fn push(&mut self, piece: &Bytes) {
         let is_first = self.first.is_empty() && self.depth == 0 && self.kept.is_empty();
-        if is_first && piece.len() <= SHORT && memmem::find(piece, b"\"tool_calls\"").is_none() {
+        if is_first && piece.len() <= SHORT && TOOL_CALLS.find(piece).is_none() {
             self.first = piece.clone();
             return;
         }
