@@ -4,7 +4,7 @@
 #   - a native stream has no line with `done: true`, and so no counts; a whole native response says `done: false`
 #   - a chat of `/v1` has neither a `finish_reason` nor `[DONE]`; a whole one has `finish_reason: null` and 0 tokens
 #   - a stream of `/v1/messages` has no `message_stop`
-# By its source, white space around tokens does not count. The log names the reason at debug level only. From 0.34.1 on the limit is 100, and such a response is an error 500 (ollama/ollama#18374).
+# By its source, white space around tokens does not count. The log names the reason at debug level only. From 0.34.1 on the limit is 100, and such a response is an error 500 (pull request 18374 of Ollama).
 #
 # What helps is to ask for the last line, and not only for the end of the stream.
 #

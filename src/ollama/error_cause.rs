@@ -27,7 +27,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The cause of an error of Ollama with status 500, by its text; `None` if the server may be the cause.
 /// The texts are those of the versions 0.17.4 and 0.33.0-rc2, and that of the repeated token is of 0.34.1
-/// (ollama/ollama#18374), before which such a response ended without an error.
+/// (pull request 18374 of Ollama), before which such a response ended without an error.
 pub(super) fn cause_of(text: &str) -> Option<ErrorCause> {
     let begins = |beginning: &str| text.starts_with(beginning);
     // `option "stop" must be of type array`, `.. must be of an array of strings`
