@@ -118,10 +118,34 @@ impl<S> Dispatcher<S> {
             slot.begin_trial();
         }
         let untried = match grant.untried {
-            0 => usize::from(has_avoided(members, &ask, &tried, grant.server)),
+            0 => usize::from(self.has_avoided(members, &ask, &tried, grant.server)),
             untried => untried,
         };
         Some(slot.chosen(token(member), untried))
+    }
+
+    /// Whether a backend that was not tried is only avoided for the model and has a free slot, so that a next
+    /// attempt could go there at once. One that was silent does not count: the client would have to wait for the
+    /// time-out.
+    fn has_avoided(
+        &self,
+        members: &Members<S>,
+        ask: &Ask<'_>,
+        tried: &[Arc<str>],
+        chosen: ServerId,
+    ) -> bool {
+        let has_slot = |id| {
+            self.router
+                .change(|policy| policy.has_slot(ask.model, id, ask.now))
+        };
+        members.holders(ask.model).iter().any(|member| {
+            member.id != chosen
+                && !tried.contains(member.backend.name())
+                && !member.backend.is_cordoned()
+                && availability(member, Standing::Normal) == Availability::Healthy
+                && !member.outliers.is_silent(ask.model)
+                && has_slot(member.id)
+        })
     }
 
     /// The backend for a request that needs no slot: of those in the best state the one with the
@@ -156,23 +180,6 @@ pub(super) fn view<S>(member: &Member<S>, ask: &Ask<'_>, tried: &[Arc<str>]) -> 
         availability: availability(member, standing),
         was_tried: tried.contains(member.backend.name()),
         is_trial: standing == Standing::TrialDue,
-    })
-}
-
-/// Whether a backend that was not tried is only avoided for the model, so that a next attempt could go
-/// there. One that was silent does not count: the client would have to wait for the time-out.
-fn has_avoided<S>(
-    members: &Members<S>,
-    ask: &Ask<'_>,
-    tried: &[Arc<str>],
-    chosen: ServerId,
-) -> bool {
-    members.holders(ask.model).iter().any(|member| {
-        member.id != chosen
-            && !tried.contains(member.backend.name())
-            && !member.backend.is_cordoned()
-            && availability(member, Standing::Normal) == Availability::Healthy
-            && !member.outliers.is_silent(ask.model)
     })
 }
 
@@ -360,6 +367,21 @@ mod tests {
             members[0].backend.set_up(false);
             assert_eq!(take(&both).left, 0, "it is down");
         }
+    }
+
+    #[test]
+    fn an_avoided_backend_without_a_free_slot_is_not_left() {
+        let router = Router::default();
+        let avoided = member("avoided", Some(1), &router);
+        let held = take(&dispatcher(&[&avoided]));
+        let healthy = member("healthy", Some(9), &router);
+        let both = dispatcher(&[&avoided, &healthy]);
+        let (model, bad) = (class("m").model.unwrap(), Outcome::Bad(Reason::Busy, None));
+        avoided.outliers.record(&model, bad, Instant::now());
+        let slot = take(&both);
+        assert_eq!((name(&slot), slot.left), ("healthy", 0));
+        drop(held);
+        assert_eq!(take(&both).left, 1);
     }
 
     #[test]

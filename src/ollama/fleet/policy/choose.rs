@@ -455,6 +455,14 @@ impl Policy {
         })
     }
 
+    /// Whether the server has a free slot for the model.
+    pub(crate) fn has_slot(&self, model: &ModelName, id: ServerId, now: Instant) -> bool {
+        let lane = self.models.get(model).and_then(|model| model.lane(id));
+        let slots = lane.map(|lane| (lane.in_flight, lane.slots.limit(now).max(1)));
+        let is_free = slots.is_some_and(|(taken, limit)| taken < limit);
+        is_free && self.server(id).is_some_and(Server::accepts)
+    }
+
     /// Whether this server has the model in memory, as far as the gateway knows.
     #[cfg(test)]
     pub(crate) fn is_resident(&self, model: &ModelName, id: ServerId) -> bool {

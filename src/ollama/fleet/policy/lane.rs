@@ -233,8 +233,12 @@ impl Lane {
     pub(crate) fn until_free(&self, now: Instant, service: f64) -> f64 {
         let slots = self.slots.at_once(now);
         let excess = self.in_flight.saturating_sub(slots);
-        let taken = self.last_sent.max(self.last_end).max(self.resident_since);
-        let taken = taken.map_or(0.0, |since| seconds(since, now));
+        let since = self.last_sent.max(self.last_end).max(self.resident_since);
+        // The server can be full with requests for other models: then nothing is known of the slots here.
+        let taken = match self.in_flight >= slots {
+            true => since.map_or(0.0, |since| seconds(since, now)),
+            false => 0.0,
+        };
         let first = match taken > service {
             true => taken,
             false => service / f64::from(slots.saturating_add(1)),

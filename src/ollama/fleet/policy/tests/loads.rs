@@ -112,6 +112,31 @@ fn responses_that_are_longer_than_usual_do_not_keep_a_request_from_an_idle_serve
     assert!(stage.servers[first] != copy.server && copy.loads);
 }
 
+/// Its own slots are free, and for how long says nothing.
+#[test]
+fn a_server_that_is_full_with_another_model_is_waited_for_as_usual() {
+    let mut stage = Stage::new(0, &[]);
+    for max_in_flight in [Some(1), None] {
+        let id = stage.policy.add_server(ServerSpec {
+            max_in_flight,
+            ..ServerSpec::new(format!("gpu-{}", stage.servers.len()).into())
+        });
+        stage.servers.push(id);
+    }
+    let both = ["m", "n"].map(|name| (model(name), 8_000_000_000));
+    let (full, idle) = (stage.servers[0], stage.servers[1]);
+    stage.policy.set_installed(full, &both);
+    stage.policy.set_installed(idle, &both[..1]);
+    stage.list(0, &["m", "n"]);
+    stage.list(1, &[]);
+    assert_eq!(stage.serve("m", 0.0), 0);
+    stage.pass(3600.0);
+    assert_eq!(stage.serve("n", 0.0), 0);
+    let _held = stage.send("n");
+    stage.list(0, &["m", "n"]);
+    assert!(stage.choose("m", 0.0, 1).is_none());
+}
+
 #[test]
 fn a_request_does_not_wait_for_the_slots_of_a_server_that_is_down() {
     let mut stage = Stage::new(1, &["m"]);
