@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from harness import nginx
 from harness.process import Process
 
 
@@ -13,24 +14,7 @@ def started(folder: Path, servers: str, plain: int) -> Process:
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if not program:
         pytest.skip("nginx is not installed")
-    config = folder / "nginx.conf"
-    config.write_text(f"""
-        daemon off; pid {folder}/nginx.pid; error_log stderr;
-        events {{}}
-        http {{
-            access_log off;
-            client_body_temp_path {folder}/client; proxy_temp_path {folder}/proxy;
-            fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-            server {{
-                listen 127.0.0.1:{plain};
-                return 204;
-            }}
-            {servers}
-        }}
-    """)
-    process = Process("nginx", [program, "-e", "stderr", "-c", str(config)], {}, folder)
-    process.start(f"http://127.0.0.1:{plain}/", 204)
-    return process
+    return nginx.started(program, folder, servers, plain)
 
 
 def certificates(folder: Path, ca: Path, key: Path) -> None:

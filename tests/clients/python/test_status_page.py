@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import threading
 import urllib.request
@@ -13,10 +14,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from harness import FAST, SLOW, Gateway, Missing, Stack
 from harness.process import ask, eventually
+from harness.redis import Redis
 from harness.stack import running
 from nginx import certificates
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
-from redis_server import Redis
 
 CHROMIUM = [Path("/usr/bin/chromium"), Path("/usr/bin/chromium-browser")]
 SCREENSHOTS = Path(__file__).parents[3] / "docs"
@@ -306,7 +307,10 @@ def test_declared_models_are_shown_with_the_pull_that_failed(
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    server = Redis(tmp_path)
+    program = shutil.which("redis-server")
+    if not program:
+        pytest.skip("redis-server is not installed")
+    server = Redis(program, tmp_path)
     yield server
     server.stop()
 

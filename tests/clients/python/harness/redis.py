@@ -1,20 +1,15 @@
 """A real Redis as a private process."""
 
-import shutil
 import socket
 from pathlib import Path
 
-import pytest
-from harness.process import Process, free_port
+from .process import Process, free_port
 
 
 class Redis:
     """A redis-server without files; `stop` it when done."""
 
-    def __init__(self, folder: Path):
-        program = shutil.which("redis-server")
-        if not program:
-            pytest.skip("redis-server is not installed")
+    def __init__(self, program: str, folder: Path):
         self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}"
         options = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
