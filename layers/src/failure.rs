@@ -35,7 +35,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 /// The error type of all layers.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -164,6 +164,15 @@ impl Failure {
     /// How long the client should wait before it retries.
     pub fn retry_after(&self) -> Option<Duration> {
         self.cause.retry_after()
+    }
+
+    /// The value of `Retry-After`: whole seconds (RFC 9110 10.2.3), at least 1; rounding down would be too
+    /// early.
+    pub fn retry_after_field(&self) -> Option<HeaderValue> {
+        let wait = self.retry_after()?;
+        let more = u64::from(wait.subsec_nanos() > 0);
+        let seconds = wait.as_secs().saturating_add(more).max(1);
+        Some(HeaderValue::from(seconds))
     }
 
     /// Writes the headers that the response needs besides its status.

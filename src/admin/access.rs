@@ -113,10 +113,10 @@ pub(super) fn refused(error: &BoxError, asked: Asked, keys: &KeySet) -> Answer {
 
 /// Tells when to try again, if the refusal ends by itself.
 pub(super) fn add_retry_after(failure: &Failure, answer: &mut Answer) {
-    if let Some(wait) = failure.retry_after() {
-        let seconds = HeaderValue::from(wait.as_secs() + 1);
-        answer.headers_mut().insert(RETRY_AFTER, seconds);
-    }
+    let wait = failure.retry_after_field();
+    answer
+        .headers_mut()
+        .extend(wait.map(|wait| (RETRY_AFTER, wait)));
 }
 
 /// Sends a browser to the status page.

@@ -158,11 +158,9 @@ impl Reporter {
         if let Some(failure) = failure {
             let headers = answer.headers_mut();
             failure.write_headers(headers);
-            if let Some(after) = failure.retry_after() {
-                headers.insert(RETRY_AFTER, whole_seconds(after));
-                if after > LONGEST_CLIENT_WAIT {
-                    headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
-                }
+            headers.extend(failure.retry_after_field().map(|wait| (RETRY_AFTER, wait)));
+            if failure.retry_after() > Some(LONGEST_CLIENT_WAIT) {
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
             }
         }
         answer
@@ -264,10 +262,4 @@ impl Reporter {
 
 fn message(failure: Option<&Failure>) -> String {
     failure.map_or_else(|| INTERNAL.to_owned(), Failure::to_string)
-}
-
-/// `Retry-After` has whole seconds (RFC 9110 10.2.3); rounding down would be too early.
-fn whole_seconds(time: Duration) -> HeaderValue {
-    let more = u64::from(time.subsec_nanos() > 0);
-    HeaderValue::from(time.as_secs().saturating_add(more).max(1))
 }
