@@ -92,7 +92,9 @@ impl Others {
             .collect();
         let counted = usize::try_from(sharing.gateways).unwrap_or(usize::MAX);
         Self {
-            number: (counted.saturating_sub(1)).max(known.len() + sharing.not_listed),
+            number: counted
+                .saturating_sub(1)
+                .max(known.len() + sharing.not_listed),
             known,
         }
     }

@@ -169,6 +169,11 @@ impl Record {
         }
     }
 
+    /// Whether the backend was silent.
+    fn is_silent(&self) -> bool {
+        self.reason == Some(Reason::Silent)
+    }
+
     fn fail(&mut self, reason: Reason, retry_after: Option<Duration>, now: Instant) {
         self.reason = Some(reason);
         let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(5));
@@ -232,7 +237,7 @@ impl Outliers {
         }
         let records = self.records();
         let record = records.get(model);
-        record.is_some_and(|record| record.reason == Some(Reason::Silent))
+        record.is_some_and(Record::is_silent)
     }
 
     /// Notes that the next request is the trial that was due.
@@ -312,9 +317,9 @@ impl Outliers {
         others: &[ModelName],
     ) -> Option<(ModelName, Duration)> {
         let records = self.records();
-        let silent = records.iter().filter(|(model, record)| {
-            record.reason == Some(Reason::Silent) && !others.contains(model)
-        });
+        let silent = records
+            .iter()
+            .filter(|(model, record)| record.is_silent() && !others.contains(model));
         // The name decides between equal times, and not the order of the hash map.
         let (model, record) = silent.min_by(|(one, a), (other, b)| {
             let by_time = a.trial_at.cmp(&b.trial_at);
@@ -328,7 +333,7 @@ impl Outliers {
     pub(super) fn is_silent_trial_due(&self, model: &ModelName, now: Instant) -> bool {
         let records = self.records();
         let record = records.get(model);
-        record.is_some_and(|record| record.reason == Some(Reason::Silent) && record.trial_at <= now)
+        record.is_some_and(|record| record.is_silent() && record.trial_at <= now)
     }
 
     /// Waits until the backend is found silent.

@@ -80,7 +80,7 @@ impl Policy {
         };
         self.begin_load(id, model, now);
         if let Some(lane) = super::lane(&mut self.models, model, id) {
-            lane.in_flight += 1;
+            lane.depart(now);
         }
         OwnLoad::Begin(Grant {
             server: id,

@@ -50,13 +50,13 @@ impl Policy {
         models.any(|model| model.waits_for_load_on(id))
     }
 
-    /// Lets a model rest on one server, if the request waits for a model in no memory for too long:
-    /// a busy model would keep it out for ever, because Ollama unloads only what is idle.
+    /// Lets a model rest on one server, if the request waits for its model, which is in no memory, for too
+    /// long: a busy model would keep it out for ever, because Ollama unloads only what is idle.
     fn let_others_rest(&mut self, ask: &Ask<'_>) {
         let Some(model) = self.models.get(ask.model) else {
             return;
         };
-        if !model.rests.is_empty() || !model.copies().is_empty() {
+        if !model.rests.is_empty() {
             return;
         }
         let lanes = model.lanes.iter().filter(|lane| lane.is_usable);
