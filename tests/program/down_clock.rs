@@ -40,18 +40,22 @@ fn seen(sim: &SimHandle) -> usize {
 
 #[tokio::test]
 async fn lookups_at_a_server_that_is_found_to_be_down_are_answered_by_another_one() {
-    let (one, other) = (tiny().await, tiny().await);
-    let patient = ("LLAMATOWER_PROBE_TIMEOUT", "1s");
-    let gateway = Gateway::start_up(&[&one, &other], &[OFTEN, patient]).await;
-    one.arm(Fault::new(FaultKind::Hang));
-    let all = lookups(&gateway).into_iter().chain(lookups(&gateway));
-    for answer in answers(all).await {
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        let served = answer.header("x-llamatower-backend");
-        assert_eq!(served, other.addr().to_string());
+    // One kind of lookup at a time: a server that has answered has fewer requests than one that hangs, and
+    // gets the next one too, so of more than two requests the number at each server is not certain.
+    for kind in [0, 1] {
+        let (one, other) = (tiny().await, tiny().await);
+        let patient = ("LLAMATOWER_PROBE_TIMEOUT", "1s");
+        let gateway = Gateway::start_up(&[&one, &other], &[OFTEN, patient]).await;
+        one.arm(Fault::new(FaultKind::Hang));
+        let both = [0, 1].map(|_| lookups(&gateway).into_iter().nth(kind).unwrap());
+        for answer in answers(both).await {
+            assert_eq!(answer.status, 200, "{}", answer.text);
+            let served = answer.header("x-llamatower-backend");
+            assert_eq!(served, other.addr().to_string());
+        }
+        assert_eq!(seen(&one), 1, "they took turns");
+        assert_eq!(retries(&gateway, "backend_down").await, 1.0);
     }
-    assert_eq!(seen(&one), 2, "they took turns");
-    assert_eq!(retries(&gateway, "backend_down").await, 2.0);
 }
 
 #[tokio::test]
