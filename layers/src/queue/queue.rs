@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::entry::Entry;
-use super::machine::{Charge, ClassQueues, Finished, Position, Rules};
+use super::machine::{Charge, ClassQueues, Finished, Passing, Position, Rules};
 use super::{Line, Permit, QueueLimitNames, QueuePosition, QueueTimeout, Ticket};
 use crate::{BoxError, Failure};
 
@@ -56,12 +56,19 @@ pub trait Dispatch {
 
     /// Whether a request can use only some of the slots of its class, for example because it has failed
     /// at a backend. If there is none for it and it is the first one of its class, it waits, and the next
-    /// request that can use all slots is asked with [`try_take_past`](Self::try_take_past).
+    /// request that [can pass](Self::can_pass) it is asked with [`try_take_past`](Self::try_take_past).
     ///
     /// It must not change while the request waits. By default no request may be passed.
     fn may_be_passed(&self, request: &Self::Request) -> bool {
         let _ = request;
         false
+    }
+
+    /// Whether a request can use slots that `first`, which may be passed, cannot use. It must not change
+    /// while both wait. By default a request can that may not be passed itself.
+    fn can_pass(&self, first: &Self::Request, request: &Self::Request) -> bool {
+        let _ = first;
+        !self.may_be_passed(request)
     }
 
     /// As [`try_take`](Self::try_take), but the slot must be one that `first` cannot use: that request
@@ -211,15 +218,15 @@ impl<D: Dispatch> Queue<D> {
         let entered = entry.entered_at(now);
         let slots = shared.dispatch.slots(&class);
         state.class_queues.set_slots(&class, slots);
-        let may_be_passed = |request: &D::Request| shared.dispatch.may_be_passed(request);
-        let queues = &state.class_queues;
-        let is_let_pass = queues.lets_pass(now, &class, &entry.request, may_be_passed);
+        let (queues, passing) = (&state.class_queues, Dispatched(&shared.dispatch));
+        let is_let_pass = queues.lets_pass(now, &class, &entry.request, &passing);
         let position = state.class_queues.push(now, &class, entry)?;
         let id = position.id;
         state.tickets.insert(id, TicketState::Waiting(None));
         shared.report_waiting(state, &class);
         if is_let_pass {
-            shared.hand_out_under(state, &mut wakers);
+            // Nothing has changed for the other classes.
+            shared.hand_out_to(state, Some(&class), &mut wakers);
         }
         let has_new_keys = state.class_queues.take_has_new_keys();
         let max_wait = state.class_queues.rules().max_wait;
@@ -302,6 +309,19 @@ pub(super) enum TicketState<S> {
     Refused(BoxError),
 }
 
+/// The rules of a dispatcher for waiters that pass others.
+struct Dispatched<'a, D>(&'a D);
+
+impl<D: Dispatch> Passing<D::Request> for Dispatched<'_, D> {
+    fn may_be_passed(&self, request: &D::Request) -> bool {
+        self.0.may_be_passed(request)
+    }
+
+    fn can_pass(&self, first: &D::Request, request: &D::Request) -> bool {
+        self.0.can_pass(first, request)
+    }
+}
+
 /// Wakes the wakers on drop, which is after the lock was released, because a waker can run any
 /// code. It also wakes them if a dispatcher panics, because a granted slot must be picked up.
 pub(super) struct Wakers(pub(super) Vec<Waker>);
@@ -325,6 +345,11 @@ impl<D: Dispatch> Shared<D> {
     }
 
     pub(super) fn hand_out_under(&self, state: &mut State<D>, wakers: &mut Wakers) {
+        self.hand_out_to(state, None, wakers);
+    }
+
+    /// Offers slots to the waiters of one class, or of all.
+    fn hand_out_to(&self, state: &mut State<D>, only: Option<&D::Class>, wakers: &mut Wakers) {
         let State {
             class_queues,
             tickets,
@@ -335,7 +360,8 @@ impl<D: Dispatch> Shared<D> {
         let now = Instant::now();
         class_queues.hand_out_past(
             now,
-            |request| self.dispatch.may_be_passed(request),
+            only,
+            &Dispatched(&self.dispatch),
             |class, request, first, line| match first {
                 Some(first) => self.dispatch.try_take_past(class, first, request, line),
                 None => self.dispatch.try_take(class, request, line),

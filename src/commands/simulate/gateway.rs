@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use llamatower_layers::ModelName;
-use llamatower_layers::queue::machine::{Charge, ClassQueues, Finished, Position, Rules};
+use llamatower_layers::queue::machine::{Charge, ClassQueues, Finished, Passing, Position, Rules};
 use llamatower_layers::queue::{Entry, Line};
 use llamatower_layers::usage::Usage;
 use tokio::time::Instant;
@@ -72,10 +72,16 @@ struct Waits {
     tried: Vec<usize>,
 }
 
-impl Waits {
-    /// As in the dispatcher of a running gateway.
-    fn may_be_passed(&self) -> bool {
-        !self.tried.is_empty()
+/// As in the dispatcher of a running gateway.
+struct ByTried;
+
+impl Passing<Waits> for ByTried {
+    fn may_be_passed(&self, waits: &Waits) -> bool {
+        !waits.tried.is_empty()
+    }
+
+    fn can_pass(&self, first: &Waits, waits: &Waits) -> bool {
+        waits.tried.is_empty() || first.tried.iter().any(|at| !waits.tried.contains(at))
     }
 }
 
@@ -154,7 +160,7 @@ impl Gateway {
             Ok(fleet.choose(policy, waits, None, line, io))
         });
         let queues = &self.queues;
-        let is_let_pass = queues.lets_pass(now, &model, &waits, Waits::may_be_passed);
+        let is_let_pass = queues.lets_pass(now, &model, &waits, &ByTried);
         match granted {
             Ok(Some(grant)) => self.send(waits, grant, charge, io),
             Ok(None) => match self.queues.push(now, &model, entry) {
@@ -162,7 +168,7 @@ impl Gateway {
                     self.places.insert(request, Place::Waiting(position));
                     self.note_waiting(model);
                     if is_let_pass {
-                        self.hand_out(io);
+                        self.hand_out_to(Some(&model), io);
                     }
                 }
                 Err(_) => io.fail(request),
@@ -203,6 +209,10 @@ impl Gateway {
     }
 
     fn hand_out(&mut self, io: &mut Io<'_>) {
+        self.hand_out_to(None, io);
+    }
+
+    fn hand_out_to(&mut self, only: Option<&usize>, io: &mut Io<'_>) {
         let now = self.fleet.instant(io.now);
         let fleet = &self.fleet;
         // Both closures of a round change the policy, one after the other.
@@ -210,7 +220,8 @@ impl Gateway {
         let mut grants = Vec::new();
         self.queues.hand_out_past(
             now,
-            Waits::may_be_passed,
+            only,
+            &ByTried,
             |_, waits: &Waits, first, line| {
                 Ok(fleet.choose(&mut policy.borrow_mut(), waits, first, line, io))
             },

@@ -232,6 +232,14 @@ impl<S> Dispatch for Dispatcher<S> {
         attempts.is_some_and(|attempts| attempts.number() > 1)
     }
 
+    /// A backend that the first one has tried is left for a request that has not tried it.
+    fn can_pass(&self, first: &Need, need: &Need) -> bool {
+        let Some(own) = need.attempts.as_ref().filter(|_| self.may_be_passed(need)) else {
+            return true;
+        };
+        first.tried().iter().any(|name| !own.has_tried(name))
+    }
+
     fn try_take_past(
         &self,
         class: &Class,
@@ -269,7 +277,12 @@ impl<S> Dispatch for Dispatcher<S> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::sync::Mutex;
+
+    use http::{Request, Response, StatusCode};
     use llamatower_layers::breaker::State;
+    use llamatower_layers::retry::{RetryBudget, RetryLayer};
+    use tower::{Layer, ServiceExt};
 
     use super::super::member::tests::{installed, member};
     use super::super::outlier::{Outcome, Reason};
@@ -350,6 +363,45 @@ mod tests {
         let alone = dispatcher(&[&failing]);
         let slot = take(&alone);
         assert_eq!((name(&slot), slot.left), ("failing", 0));
+    }
+
+    /// What a request needs that has failed at this backend.
+    async fn retried(at: &Member<()>) -> Need {
+        let at = at.backend.name().clone();
+        let seen = Arc::new(Mutex::new(None));
+        let noted = seen.clone();
+        let failing = tower::service_fn(move |request: Request<()>| {
+            let attempts = Attempts::of(request.extensions()).unwrap();
+            attempts.record_backend(at.clone());
+            *noted.lock().unwrap() = Some(attempts.clone());
+            let mut busy = Response::new(String::new());
+            *busy.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            std::future::ready(Ok::<_, BoxError>(busy))
+        });
+        let layer = RetryLayer::new(RetryBudget::default()).with_replayable(|_, _| true);
+        let answer = layer.layer(failing).oneshot(Request::new(())).await;
+        assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        let attempts = seen.lock().unwrap().take();
+        Need {
+            attempts,
+            ..Need::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_passes_one_that_has_failed_at_another_backend() {
+        let router = Router::default();
+        let [a, b] = ["a", "b"].map(|name| member(name, Some(1), &router));
+        let both = dispatcher(&[&a, &b]);
+        let at_a = retried(&a).await;
+        let at_b = retried(&b).await;
+        let fresh = Need::default();
+        assert!(both.may_be_passed(&at_a) && !both.may_be_passed(&fresh));
+        assert!(both.can_pass(&at_a, &fresh) && both.can_pass(&at_a, &at_b));
+        assert!(!both.can_pass(&at_a, &at_a.clone()));
+        let line = Line::arriving(Instant::now());
+        let slot = both.try_take_past(&class("m"), &at_a, &at_b, line).unwrap();
+        assert_eq!(name(&slot.unwrap()), "a");
     }
 
     #[test]

@@ -306,7 +306,7 @@ pub(super) mod tests {
         let breaker = Breaker::new(BreakerPolicy::default());
         let spec = ServerSpec {
             slots,
-            ..ServerSpec::new(address.into())
+            ..ServerSpec::new(backend.name().clone())
         };
         let entry = PolicyEntry::new(spec, router);
         let (backend, slots) = (Arc::new(backend), SlotRule::Learn);

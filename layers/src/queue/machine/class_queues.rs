@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::class_queue::{Ageing, ClassQueue, Head};
 use super::exchange::Exchange;
+use super::passing::{NonePasses, Passed, Passing};
 use super::refusal::Check;
 use super::{
     Charge, ClassSnapshot, Delivery, Finished, Position, QueuePosition, Rules, Waiter,
@@ -46,8 +47,7 @@ pub(super) struct Class<K, R> {
     turn: u64,
     /// The last round in which there was no slot for it.
     blocked_in: u64,
-    /// The waiter that is passed in a round, because there was no slot for it.
-    passed: Option<(u64, Position<K>)>,
+    passed: Option<Passed<K>>,
 }
 
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
@@ -197,18 +197,20 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         deliver: impl FnMut(Delivery<'_, C, R, S>),
     ) {
         let offer = |class: &C, request: &R, _: Option<&R>, line| offer(class, request, line);
-        self.hand_out_past(now, |_| false, offer, deliver);
+        self.hand_out_past(now, None, &NonePasses, offer, deliver);
     }
 
-    /// As [`hand_out`](Self::hand_out), but the first waiter of a class for which there is no slot
-    /// does not block the others, if it `may_be_passed` because it can use only some of the slots.
+    /// As [`hand_out`](Self::hand_out), for the waiters of one class if one is given, but the first
+    /// waiter of a class for which there is no slot does not block the others, if it may be passed
+    /// because it can use only some of the slots.
     ///
-    /// The next waiter that may not be passed is then offered a slot that the first one cannot use:
+    /// The next waiter that [can pass](Passing) it is then offered a slot that the first one cannot use:
     /// `offer` gets the request of the first one after its own. If there is none, the class is blocked.
     pub fn hand_out_past<S>(
         &mut self,
         now: Instant,
-        may_be_passed: impl Fn(&R) -> bool,
+        only: Option<&C>,
+        passing: &impl Passing<R>,
         mut offer: impl FnMut(&C, &R, Option<&R>, Line) -> Offer<S>,
         mut deliver: impl FnMut(Delivery<'_, C, R, S>),
     ) {
@@ -219,12 +221,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         let ageing = self.rules.at(now);
         let round = self.last_round;
         loop {
-            let open = self
-                .classes
-                .iter_mut()
-                .filter(|(_, class)| class.class_queue.waiting() > 0 && class.blocked_in != round);
+            let open = self.classes.iter_mut().filter(|(name, class)| {
+                let is_open = class.class_queue.waiting() > 0 && class.blocked_in != round;
+                is_open && only.is_none_or(|only| only == *name)
+            });
             let heads = open.filter_map(|(name, class)| {
-                let head = class.head(round, ageing, &may_be_passed)?;
+                let head = class.head(round, ageing, passing)?;
                 Some((name, class, head))
             });
             // New classes have the same turn. The order of a hash map must not decide.
@@ -240,7 +242,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
                     Ok(slot)
                 }
                 Ok(None) => {
-                    class.has_no_slot_for(head, round, &may_be_passed);
+                    class.has_no_slot_for(head, round, passing);
                     continue;
                 }
                 Err(error) => Err(error),
@@ -268,14 +270,16 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
         now: Instant,
         class: &C,
         newcomer: &R,
-        may_be_passed: impl Fn(&R) -> bool,
+        passing: &impl Passing<R>,
     ) -> bool {
         let class_queue = self.class_queue(class);
         let first = class_queue.and_then(|class_queue| {
             let head = class_queue.head(self.rules.at(now))?;
             class_queue.first(head)
         });
-        first.is_some_and(|(_, first)| may_be_passed(first) && !may_be_passed(newcomer))
+        first.is_some_and(|(_, first)| {
+            passing.may_be_passed(first) && passing.can_pass(first, newcomer)
+        })
     }
 
     /// The line of the waiter that is next in a class; `None` if none waits.
@@ -380,31 +384,34 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
 
 impl<K: Clone + Eq + Hash, R> Class<K, R> {
     /// The next waiter in a round.
-    fn head(&self, round: u64, ageing: Ageing, may_be_passed: impl Fn(&R) -> bool) -> Option<Head> {
+    fn head(&self, round: u64, ageing: Ageing, passing: &impl Passing<R>) -> Option<Head> {
         match self.passed_in(round) {
-            Some(_) => self.class_queue.head_past(ageing, may_be_passed),
+            Some(passed) => passed.head(&self.class_queue, ageing, passing),
             None => self.class_queue.head(ageing),
         }
     }
 
-    /// The request of the waiter that is passed in this round.
-    fn passed_in(&self, round: u64) -> Option<&R> {
-        let (_, position) = self
-            .passed
-            .as_ref()
-            .filter(|(in_round, _)| *in_round == round)?;
-        self.class_queue.request(position)
+    fn passed_in(&self, round: u64) -> Option<&Passed<K>> {
+        self.passed.as_ref().filter(|passed| passed.is_in(round))
     }
 
     /// Notes that there was no slot for a waiter in this round: it is passed, or blocks the class.
-    fn has_no_slot_for(&mut self, head: Head, round: u64, may_be_passed: impl Fn(&R) -> bool) {
+    fn has_no_slot_for(&mut self, head: Head, round: u64, passing: &impl Passing<R>) {
         let first = self.class_queue.first(head);
-        match first.is_some_and(|(_, request)| may_be_passed(request)) {
-            true => {
-                let position = self.class_queue.position(head);
-                self.passed = position.map(|position| (round, position));
+        let position = first
+            .filter(|(_, request)| passing.may_be_passed(request))
+            .and_then(|_| self.class_queue.position(head));
+        let Some(position) = position else {
+            self.blocked_in = round;
+            return;
+        };
+        match self.passed.as_mut().filter(|passed| passed.is_in(round)) {
+            Some(passed) => {
+                if !passed.pass_too(position.id) {
+                    self.blocked_in = round;
+                }
             }
-            false => self.blocked_in = round,
+            None => self.passed = Some(Passed::new(round, position)),
         }
     }
 
@@ -417,7 +424,11 @@ impl<K: Clone + Eq + Hash, R> Class<K, R> {
         offer: impl FnOnce(&R, Option<&R>, Line) -> Offer<S>,
     ) -> Offer<S> {
         match self.line(head, now) {
-            Some((line, request)) => offer(request, self.passed_in(round), line),
+            Some((line, request)) => {
+                let passed = self.passed_in(round);
+                let first = passed.and_then(|passed| passed.request(&self.class_queue));
+                offer(request, first, line)
+            }
             None => Ok(None),
         }
     }

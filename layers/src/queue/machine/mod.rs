@@ -47,6 +47,7 @@ mod account;
 mod class_queue;
 mod class_queues;
 mod exchange;
+mod passing;
 mod refusal;
 mod rules;
 mod snapshot;
@@ -54,6 +55,7 @@ mod waiter;
 
 pub use class_queues::{ClassQueues, Offer};
 pub use exchange::{Raise, Service};
+pub use passing::Passing;
 pub use rules::Rules;
 pub use snapshot::{ClassSnapshot, QueuePosition, WaiterSnapshot};
 pub use waiter::{Charge, Delivery, Finished, Position, Waiter};

@@ -8,10 +8,7 @@ use tokio::time::Instant;
 use super::{Ageing, ClassQueue, Flow};
 use crate::queue::Priority;
 use crate::queue::machine::Position;
-
-/// So many waiters of one key with one priority are passed at most, because the search is in the
-/// critical section.
-const MOST_PASSED: usize = 64;
+use crate::queue::machine::passing::MOST_PASSED;
 
 /// The next waiter of a class, with its rank for the comparison with other classes.
 #[derive(Clone, Copy, Debug)]
@@ -129,15 +126,15 @@ impl<K: Clone + Eq + Hash, R> ClassQueue<K, R> {
         })
     }
 
-    /// The next waiter that may not be passed.
+    /// The next waiter that can pass another one, which is told its number and its request.
     pub(in crate::queue::machine) fn head_past(
         &self,
         ageing: Ageing,
-        may_be_passed: impl Fn(&R) -> bool,
+        can_pass: impl Fn(u64, &R) -> bool,
     ) -> Option<Head> {
         self.head_of(ageing, |flow| {
             let mut first = flow.waiters.iter().take(MOST_PASSED + 1);
-            let next = first.find(|(_, waiter)| !may_be_passed(&waiter.request));
+            let next = first.find(|((_, id), waiter)| can_pass(*id, &waiter.request));
             next.map(|(place, _)| *place)
         })
     }
