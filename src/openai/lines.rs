@@ -12,7 +12,7 @@ use llamatower_layers::dialect::ResponseSoFar;
 use llamatower_layers::frames::Framing;
 use llamatower_layers::{BoxError, Dialect, Failure};
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::error::{InvalidAnswer, UnusableAnswer};
 use super::line::Moment;
@@ -90,7 +90,13 @@ pub(super) struct Lines<R> {
     first: Option<Bytes>,
     /// What follows the lines that were read last.
     fault: Option<LinesFault>,
+    /// When the body is closed although its server has not ended it, once the last line was read.
+    closing: Option<Pin<Box<Sleep>>>,
 }
+
+/// How long the end of a body may follow its last line. A server ends it at once, and a connection whose
+/// response has ended is used again; a body that goes on would hold the client and the slot.
+const LATE_END: Duration = Duration::from_millis(100);
 
 /// The clock of one answer.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +134,7 @@ where
             server,
             first: None,
             fault: None,
+            closing: None,
         }
     }
 
@@ -150,7 +157,17 @@ where
             let Some(inner) = &mut self.inner else {
                 return Poll::Ready(None);
             };
-            self.fault = match ready!(inner.as_mut().poll_frame(cx)) {
+            let frame = inner.as_mut().poll_frame(cx);
+            if self.transcoder.is_done() && !matches!(frame, Poll::Ready(None)) {
+                let closing = self
+                    .closing
+                    .get_or_insert_with(|| Box::pin(sleep(LATE_END)));
+                if closing.as_mut().poll(cx).is_ready() {
+                    self.inner = None;
+                    return Poll::Ready(None);
+                }
+            }
+            self.fault = match ready!(frame) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else {
                         continue;
@@ -272,5 +289,55 @@ where
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::{StreamExt, stream};
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::super::line::Shape;
+    use super::*;
+
+    const CHUNK: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    const LAST: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+    /// The translated lines of a body that sends these frames and does not end.
+    async fn lines(frames: &[&'static str]) -> (Vec<String>, Duration) {
+        let frames: Vec<_> = frames.to_vec();
+        let frames = stream::iter(frames).map(|text| Ok(Frame::data(Bytes::from(text))));
+        let frames = frames.chain(stream::pending::<Result<_, BoxError>>());
+        let transcoder = Transcoder::new(Shape::Chat, "tiny");
+        let lines = Lines::new(
+            StreamBody::new(frames),
+            transcoder,
+            Clock::start(),
+            "gpu-1".into(),
+        );
+        let mut body = TranslatedBody::lines(lines);
+        let (mut read, begun) = (Vec::new(), Instant::now());
+        while let Some(frame) = body.frame().await {
+            let data = frame.unwrap().into_data().unwrap();
+            read.push(String::from_utf8(data.to_vec()).unwrap());
+        }
+        (read, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_ends_soon_after_its_last_line_although_its_server_does_not_end_it() {
+        for more in [&[][..], &[": still here\n\n", ": still here\n\n"]] {
+            let (read, took) = lines(&[&[CHUNK, LAST], more].concat()).await;
+            assert!(read.last().unwrap().contains("\"done\":true"), "{read:?}");
+            assert!(took <= Duration::from_millis(110), "{took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_without_its_last_line_is_waited_for() {
+        let waiting = tokio::time::timeout(Duration::from_secs(60), lines(&[CHUNK]));
+        assert!(waiting.await.is_err());
     }
 }

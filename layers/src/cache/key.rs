@@ -1,10 +1,14 @@
 //! The cache key: when two requests count as equal.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::Method;
 use http::header::CACHE_CONTROL;
 use http::request::Parts;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::{Dialect, Endpoint, Operation, RouteMatch};
@@ -39,7 +43,11 @@ pub(super) fn lookup(
     if body.iter().map(Bytes::len).sum::<usize>() > MAX_REQUEST {
         return Lookup::NotCacheable;
     }
-    let Some(fields) = parse(body).filter(|fields| is_deterministic(endpoint, fields)) else {
+    let body = match body {
+        [body] => Cow::Borrowed(&**body),
+        pieces => Cow::Owned(pieces.concat()),
+    };
+    let Some(fields) = parse(&body).filter(|fields| is_deterministic(endpoint, fields)) else {
         return Lookup::NotCacheable;
     };
     if declines(request) {
@@ -56,7 +64,10 @@ pub(super) fn lookup(
     part(version.as_bytes());
     part(tenant().as_deref().unwrap_or_default().as_bytes());
     part(endpoint.route.as_bytes());
-    part(canonical(fields).as_bytes());
+    for (name, value) in canonical(fields) {
+        part(name.as_bytes());
+        part(value.as_bytes());
+    }
     Lookup::By(hasher.finalize().into())
 }
 
@@ -81,33 +92,40 @@ fn declines(request: &Parts) -> bool {
     })
 }
 
-fn parse(body: &[Bytes]) -> Option<Map<String, Value>> {
-    match body {
-        [body] => serde_json::from_slice(body).ok(),
-        pieces => serde_json::from_slice(&pieces.concat()).ok(),
-    }
+/// The members of a request, each with its text.
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+fn parse(body: &[u8]) -> Option<Fields<'_>> {
+    serde_json::from_slice(body).ok()
 }
 
-fn is_deterministic(endpoint: &Endpoint, fields: &Map<String, Value>) -> bool {
+fn value(fields: &Fields<'_>, name: &str) -> Option<Value> {
+    serde_json::from_str(fields.get(name)?.get()).ok()
+}
+
+fn is_deterministic(endpoint: &Endpoint, fields: &Fields<'_>) -> bool {
     // A request that loads or unloads a model must reach the backend.
     let has_prompt = ["prompt", "messages", "input"]
         .iter()
-        .any(|name| fields.get(*name).is_some_and(|value| !is_empty(value)));
-    if !has_prompt || fields.get("keep_alive").is_some_and(unloads) {
+        .any(|name| fields.get(*name).is_some_and(|text| !is_empty(text.get())));
+    if !has_prompt || value(fields, "keep_alive").as_ref().is_some_and(unloads) {
         return false;
     }
     if endpoint.operation == Operation::Embed {
         return true;
     }
-    let options = match endpoint.dialect {
-        Dialect::Ollama => match fields.get("options").and_then(Value::as_object) {
-            Some(options) => options,
-            None => return false,
+    let (temperature, seed) = match endpoint.dialect {
+        Dialect::Ollama => match value(fields, "options") {
+            Some(Value::Object(options)) => {
+                let option = |name: &str| options.get(name).cloned();
+                (option("temperature"), option("seed"))
+            }
+            _ => return false,
         },
-        _ => fields,
+        _ => (value(fields, "temperature"), value(fields, "seed")),
     };
-    let has_zero_temperature = options.get("temperature").and_then(Value::as_f64) == Some(0.0);
-    has_zero_temperature || options.get("seed").is_some_and(is_seed)
+    let has_zero_temperature = temperature.as_ref().and_then(Value::as_f64) == Some(0.0);
+    has_zero_temperature || seed.as_ref().is_some_and(is_seed)
 }
 
 /// Whether a `keep_alive` unloads the model: 0, or a duration without a digit above 0, as `0m` or `0h0s`.
@@ -123,19 +141,32 @@ fn is_seed(value: &Value) -> bool {
     value.is_u64() || value.as_i64().is_some_and(|seed| seed != -1)
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
-    }
+/// Whether the text of a value is that of null, an empty string or an empty array.
+fn is_empty(text: &str) -> bool {
+    let items = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    matches!(text, "null" | r#""""#) || items.is_some_and(|items| items.trim().is_empty())
 }
 
-/// The request with sorted members, whatever order this build of serde_json keeps.
-fn canonical(mut fields: Map<String, Value>) -> String {
+/// The members in the order of their names, each with its text: within a value the order can matter, as
+/// in a schema, whose properties a model writes in the order in which they stand there. The members of
+/// `options` are sorted too.
+fn canonical(mut fields: Fields<'_>) -> impl Iterator<Item = (String, Cow<'_, str>)> {
     fields.remove("keep_alive");
-    let mut value = Value::Object(fields);
-    value.sort_all_objects();
-    value.to_string()
+    fields.into_iter().map(|(name, text)| {
+        let options = match &*name {
+            "options" => serde_json::from_str::<Value>(text.get()).ok(),
+            _ => None,
+        };
+        let text = match options {
+            Some(mut options) => {
+                // Whatever order this build of serde_json keeps.
+                options.sort_all_objects();
+                Cow::Owned(options.to_string())
+            }
+            None => Cow::Borrowed(text.get()),
+        };
+        (name, text)
+    })
 }

@@ -12,8 +12,9 @@
 //! ```
 //!
 //! - The key is made of the model's **version** (for example its digest, which the caller gives),
-//!   the route, the tenant and the canonical request: members sorted, without `keep_alive`, which
-//!   does not change the response. Without a version nothing is cached.
+//!   the route, the tenant and the canonical request: its members and those of `options` sorted, without
+//!   `keep_alive`, which does not change the response. Other values count as they are written, because
+//!   the order of a schema's properties changes the response. Without a version nothing is cached.
 //! - Only complete answers are cached: status 200, complete by the
 //!   [`EndRule`](crate::frames::EndRule) of their stream, and not too large. A stream is replayed
 //!   as a stream.

@@ -154,6 +154,24 @@ async fn equal_requests_are_answered_once_whatever_the_order_of_members() {
 }
 
 #[tokio::test]
+async fn the_order_within_a_schema_a_message_or_a_tool_makes_another_request() {
+    let format = |order: [&str; 2]| {
+        let [one, other] = order.map(|name| format!(r#""{name}":{{"type":"string"}}"#));
+        format!(
+            r#"{{"prompt":"a","options":{{"seed":7,"top_k":2}},"format":{{"properties":{{{one},{other}}}}}}}"#
+        )
+    };
+    let [one, other] = [format(["why", "answer"]), format(["answer", "why"])];
+    let sorted = one.replace(r#""seed":7,"top_k":2"#, r#""top_k": 2, "seed": 7"#);
+    let (service, calls) = stack(layer(), Script::json("{}"));
+    for (body, expected) in [(&one, "fwd=miss"), (&other, "fwd=miss"), (&sorted, "hit")] {
+        let (_, status) = call(&service, request("/api/generate", body)).await;
+        assert_eq!(status, format!("llamatower; {expected}"), "{body}");
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn a_stream_is_replayed_as_a_stream() {
     let (service, calls) = stack(layer(), Script::lines(&[LINE, LINE, LAST]));
     for expected in ["llamatower; fwd=miss", "llamatower; hit"] {
