@@ -171,6 +171,18 @@ async fn the_address_of_the_other_listener_is_told_and_a_scheme_is_not_needed() 
 }
 
 #[tokio::test]
+async fn a_wrong_day_or_group_of_the_usage_is_told_without_a_gateway() {
+    for (arguments, named) in [
+        (["--from", "yesterday"], "a day like 2026-11-30"),
+        (["--by", "week"], "week"),
+    ] {
+        let exited = run(&[&["usage"], &arguments[..]].concat(), &[]).await;
+        assert_eq!(exited.code, Some(2), "{}", exited.stderr);
+        assert!(exited.stderr.contains(named), "{}", exited.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_of_management_names_the_command_that_makes_the_key() {
     let sim = tiny().await;
     let gateway = Gateway::start(&[&sim], &[]).await;

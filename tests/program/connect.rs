@@ -193,6 +193,7 @@ async fn an_unusable_key_gateway_or_address_is_told_at_the_start() {
     let sim = tiny().await;
     let keyed = keyed(&sim).await;
     let url = keyed.gateway.url("");
+    let of_openai = keyed.gateway.url("/v1");
     let connect = async |arguments: &[&str], key: &str| {
         let mut all = vec!["connect"];
         all.extend(arguments);
@@ -252,6 +253,12 @@ async fn an_unusable_key_gateway_or_address_is_told_at_the_start() {
             "/nowhere",
         ),
         (vec!["ftp://gateway"], &*keyed.user, 2, "http"),
+        (
+            vec![&*of_openai, free[0], free[1]],
+            &*keyed.user,
+            1,
+            "without /v1 at its end",
+        ),
     ] {
         let ended = connect(&arguments, key).await;
         assert_eq!(ended.code, Some(code), "{arguments:?}: {}", ended.stderr);

@@ -51,8 +51,12 @@ pub(crate) enum NotReady {
         "the gateway at {0} requires a key; write it to a file and give --key-file FILE, or set LLAMATOWER_KEY"
     )]
     NoKey(String),
-    #[error("{url} is not a gateway or an Ollama, or cannot serve: {reason}")]
-    Other { url: String, reason: String },
+    #[error("{url} is not a gateway or an Ollama, or cannot serve: {reason}{advice}")]
+    Other {
+        url: String,
+        reason: String,
+        advice: &'static str,
+    },
 }
 
 #[derive(Deserialize)]
@@ -113,9 +117,15 @@ impl Gateway {
         }
         let tags: Option<Tags> = serde_json::from_slice(&page).ok();
         let Some(tags) = tags.filter(|_| status.is_success()) else {
+            // The address of an OpenAI client.
+            let advice = match url.ends_with("/v1") {
+                true => "; give the address without /v1 at its end",
+                false => "",
+            };
             return Err(NotReady::Other {
                 url,
                 reason: reason(),
+                advice,
             });
         };
         let (status, _) = self.get(Method::HEAD, NO_BLOB).await?;

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
+use jiff::Timestamp;
+use jiff::tz::Offset;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -13,7 +15,7 @@ use super::error::ManageError;
 use super::gateway::GatewayClient;
 use super::read;
 use crate::status::{UsageReport, UsageRow};
-use crate::usage::UsageCounts;
+use crate::usage::{Query, UsageCounts};
 
 /// What to show of the usage.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -46,8 +48,12 @@ pub(crate) async fn usage(
     arguments: &UsageArguments,
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
+    let query = arguments.query();
+    // Only the days that are not given depend on the date.
+    let today = Offset::UTC.to_datetime(Timestamp::now()).date();
+    Query::parse(&query, today).map_err(|error| ManageError::Arguments(error.to_string()))?;
     let gateway = GatewayClient::new(None, &arguments.gateway, config)?;
-    let path = format!("/status/usage?{}", arguments.query());
+    let path = format!("/status/usage?{query}");
     let page = gateway.operate(Method::GET, &path, ACTION).await?;
     let text = match (arguments.csv, arguments.gateway.json) {
         (true, _) => page.to_vec(),
