@@ -20,6 +20,7 @@ use llamatower_layers::token_limit::Budget;
 use llamatower_layers::{Operation, RouteMatch};
 
 use crate::clients::Client;
+use crate::clients::concurrency::{self, ClientConcurrency, ClientConcurrencyLayer};
 use crate::clients::delegation::Delegation;
 use crate::clients::model_rules::ModelRules;
 use crate::clients::networks::Networks;
@@ -33,7 +34,7 @@ use crate::shared::{Rates, Sharing, Tokens};
 use crate::telemetry::{BudgetUse, Metrics};
 
 /// The settings that [`LiveSettings::apply`] applies; all others need a restart.
-pub const RELOADABLE: [&str; 21] = [
+pub const RELOADABLE: [&str; 23] = [
     "keys.api",
     "keys.admin",
     "keys.file",
@@ -47,6 +48,8 @@ pub const RELOADABLE: [&str; 21] = [
     "limits.key_rate",
     "limits.listing_rate",
     "limits.key_tokens",
+    "limits.key_concurrency",
+    "limits.user_concurrency",
     "limits.user_rate",
     "limits.user_tokens",
     "limits.key_limits",
@@ -92,6 +95,8 @@ pub struct LiveSettings {
     unlimited: Live<BTreeSet<Arc<str>>>,
     /// Limit of the inference requests of each user that a key names.
     pub user_rate: ClientRate,
+    /// Limit of the inference requests of each client that run at a time.
+    pub concurrency: ClientConcurrencyLayer,
     /// Limit of each client's requests that run no model.
     pub listing_rate: ClientRate,
     /// Limit of each client's tokens.
@@ -214,6 +219,7 @@ impl LiveSettings {
             )
             .with_requests(is_listing)
             .named(LISTING),
+            concurrency: ClientConcurrency::layer(settings),
             tokens: TokenBudgets::new("key", BudgetsByClient::new(limits), limits, sharing),
             user_tokens: TokenBudgets::new(
                 USER,
@@ -257,6 +263,7 @@ impl LiveSettings {
             .set_quotas(rates_of_keys(limits), limits.key_rate);
         self.user_rate.set_quotas([], limits.user_rate);
         self.listing_rate.set_quotas([], listing_rate(limits));
+        concurrency::set(&self.concurrency, limits);
         self.tokens.set(BudgetsByClient::new(limits));
         self.user_tokens.set(BudgetsByClient::of_users(limits));
         self.shares.set(shares(limits));

@@ -44,6 +44,7 @@
 //! | tower `Timeout`, tower-http `TimeoutLayer` | [`StreamClocksLayer`](clocks::StreamClocksLayer) | theirs limit the time to the response head only; here the first byte, each pause and the whole exchange have a limit |
 //! | tower-http `ResponseBodyTimeoutLayer` | [`StreamClocksLayer`](clocks::StreamClocksLayer) | theirs creates a timer for each frame, and checks the timer before the data; here one timer is moved, and data goes first |
 //! | tower `ConcurrencyLimit` with `LoadShed`, tower-resilience `BulkheadLayer` | [`AdmissionLayer`](admission::AdmissionLayer) | their permit ends at the response head, when a stream has only begun |
+//! | tower `ConcurrencyLimit` for each client | [`KeyConcurrencyLayer`](key_concurrency::KeyConcurrencyLayer) | theirs has no keys, no limit on the wait, and its permit ends at the response head |
 //! | tower-resilience `AdaptiveLimiterLayer` | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | its permit ends at the response head too |
 //! | tower `Buffer` | [`QueueLayer`](queue::QueueLayer) | theirs is first come, first served, without a limit on the wait; here waiting is bounded, fair between keys and visible |
 //! | tower `Retry` with a `Policy`, tower-resilience `RetryLayer` | [`RetryLayer`](retry::RetryLayer) | there you write which requests and responses are retried, and a budget is an option; here the route, the errors of clients and `Retry-After` are known, and a budget is required |
@@ -78,6 +79,7 @@
 //! | [`LlmRequestLayer`](llm_request::LlmRequestLayer) | finds the model and the operation in one pass over the body | nothing |
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends comments while an event stream has not begun | a timer, to the response head |
 //! | [`AdaptiveLayer`](adaptive::AdaptiveLayer) | limits concurrent requests, adapts the limit to the time to first byte | a permit, to the end of the response |
+//! | [`KeyConcurrencyLayer`](key_concurrency::KeyConcurrencyLayer) | limits the concurrent requests of each key; further ones wait | a turn, to the end of the response |
 //! | [`CacheLayer`](cache::CacheLayer) | caches deterministic responses, shares answers in progress | answers, limited in bytes and age |
 //! | [`TokenLimitLayer`](token_limit::TokenLimitLayer) | limits tokens per minute, day and month for each key | a reservation, to the end of the response |
 //! | [`ModelAliasLayer`](model_alias::ModelAliasLayer) | replaces aliases of models, tries the next model if one cannot answer | a reference to the body, to the response head |
@@ -152,6 +154,8 @@ pub mod frames;
 pub mod guide;
 #[cfg(feature = "heartbeat")]
 pub mod heartbeat;
+#[cfg(feature = "key-concurrency")]
+pub mod key_concurrency;
 #[cfg(feature = "live")]
 pub mod live;
 #[cfg(feature = "llm-request")]

@@ -39,7 +39,7 @@ mod checked {
         }
     }
 
-    static RULES: [Rule; 10] = [
+    static RULES: [Rule; 11] = [
         rule(
             "Endpoint",
             &["Outcome", "Rescue"],
@@ -65,6 +65,7 @@ mod checked {
                 "RateLimit",
                 "Admission",
                 "Adaptive",
+                "KeyConcurrency",
                 "BodyLimit",
                 "LlmRequest",
                 "Cache",
@@ -86,8 +87,13 @@ mod checked {
         ),
         rule(
             "Heartbeat",
-            &["Queue"],
+            &["KeyConcurrency", "Queue"],
             "no heartbeat is sent while a request waits",
+        ),
+        rule(
+            "KeyConcurrency",
+            &["Retry", "Queue"],
+            "requests that wait for their key stand in the queue before others, and each attempt waits anew",
         ),
         rule("TokenLimit", &["Usage"], "no tokens are counted"),
         rule(

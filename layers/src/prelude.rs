@@ -28,6 +28,8 @@ pub use crate::endpoint::{EndpointLayer, EndpointTable, RequireEndpointLayer};
 pub use crate::forward::ForwardLayer;
 #[cfg(feature = "heartbeat")]
 pub use crate::heartbeat::HeartbeatLayer;
+#[cfg(feature = "key-concurrency")]
+pub use crate::key_concurrency::KeyConcurrencyLayer;
 #[cfg(feature = "llm-request")]
 pub use crate::llm_request::LlmRequestLayer;
 #[cfg(feature = "model-alias")]

@@ -21,6 +21,8 @@ impl Gateway {
         metrics.observe_reloads(self.live.last_reload.clone());
         self.live.begin_counters(metrics);
         metrics.observe_budgets(budgets(self.live.clone(), self.cloud.clone()));
+        let concurrency = self.live.concurrency.clone();
+        metrics.observe_key_waiting(move || concurrency.waiting());
         let state = self.kept.state.clone();
         metrics.observe_state(move || {
             let health = state.health();

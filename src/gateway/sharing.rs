@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Gateway, GatewayFleet, Tasks};
+use crate::clients::concurrency;
 use crate::edge::machine_name;
 use crate::shared::{About, Membership, Peers};
 use crate::telemetry::{FleetView, SharedUse};
@@ -22,6 +23,12 @@ impl Gateway {
         let (cordons, about) = (self.kept.cordons.cordons(), self.about(fleet.clone()));
         if let Some(membership) = Membership::new(sharing, counted, cordons, fleet.clone(), about) {
             tasks.spawn_until_stopped(membership.run());
+        }
+        if self.is_divided() {
+            let concurrency = self.live.concurrency.clone();
+            let dividing = sharing.gateways().clone();
+            let dividing = dividing.each(move |number| concurrency::divide(&concurrency, number));
+            tasks.spawn_until_stopped(dividing);
         }
         self.share_slots(fleet, tasks);
         if let Some(service) = sharing.service() {

@@ -1,6 +1,7 @@
 //! Types of values that belong to no other module.
 
 use crate::ollama::fleet::SlotRule;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use http::Method;
@@ -133,6 +134,8 @@ pub struct KeyLimits {
     pub rate: KeyLimit<Quota>,
     /// Tokens.
     pub tokens: KeyLimit<Vec<Budget>>,
+    /// Requests that run at a time.
+    pub concurrency: KeyLimit<NonZeroU32>,
     /// Its share of the slots.
     pub share: Share,
 }

@@ -1,11 +1,12 @@
 //! The configured keys, and what is used of their token budgets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use llamatower_layers::api_key::Role;
 use serde::{Deserialize, Serialize};
 
+use crate::clients::Client;
 use crate::live::LiveSettings;
 
 /// A configured key.
@@ -21,6 +22,22 @@ pub struct KeyRow {
     pub expires_at: Option<String>,
     /// Its token budgets.
     pub budgets: Vec<KeyBudget>,
+    /// Its requests that run and wait, if the number of those that run at a time is limited; null if it
+    /// is not, or if there are none.
+    pub concurrency: Option<KeyConcurrency>,
+}
+
+/// The requests of a key with a limit on those that run at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(!default))]
+pub struct KeyConcurrency {
+    /// The requests that run.
+    pub running: usize,
+    /// The requests that wait until another one ends.
+    pub waiting: usize,
+    /// The maximum number of those that run, at this gateway.
+    pub limit: usize,
 }
 
 /// A token budget of a key.
@@ -46,9 +63,16 @@ impl KeyRow {
             *roles.entry(key.name.clone()).or_default() |= key.role == Role::Admin;
         }
         let file = live.keys_file.get();
+        let requests: HashMap<_, _> = live.concurrency.snapshot().into_iter().collect();
         let rows = roles.into_iter().map(|(name, is_admin)| {
             let uses = live.tokens.uses(std::iter::once(name.clone())).into_iter();
+            let of = requests.get(&Client::Key(name.clone()));
             Self {
+                concurrency: of.map(|of| KeyConcurrency {
+                    running: of.running,
+                    waiting: of.waiting,
+                    limit: of.limit,
+                }),
                 name: name.to_string(),
                 is_admin,
                 expires_at: (file.keys.get(&name))

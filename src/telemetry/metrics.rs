@@ -26,7 +26,8 @@ use super::observed::{DroppedLines, Listeners, PoolOf, Pools};
 use super::redis_calls::RedisCalls;
 use super::series::SeriesCache;
 use super::sources::{
-    BudgetUse, Budgets, Cache, CertificateExpiry, LastReloads, Shared, SharedUse, StateWritten,
+    BudgetUse, Budgets, Cache, CertificateExpiry, KeyWaiting, LastReloads, Shared, SharedUse,
+    StateWritten,
 };
 use super::{names, observed, process, runtime, sources};
 use crate::cloud::SentToCloud;
@@ -61,6 +62,7 @@ pub struct Metrics {
     pools: Pools,
     cache: Cache,
     budgets: Budgets,
+    key_waiting: KeyWaiting,
     state_written: StateWritten,
     certificate_expiry: CertificateExpiry,
     last_reloads: LastReloads,
@@ -76,6 +78,7 @@ impl Metrics {
         let models = Arc::new(ModelNames::new(fleet.clone()));
         let (listeners, pools) = (Listeners::default(), Pools::default());
         let (cache, budgets) = (Cache::default(), Budgets::default());
+        let key_waiting = KeyWaiting::default();
         let (state_written, last_reloads) = (StateWritten::default(), LastReloads::default());
         let (certificate_expiry, shared) = (CertificateExpiry::default(), Shared::default());
         let runtime = runtime::Runtime::default();
@@ -88,6 +91,7 @@ impl Metrics {
         observed::observe_log(meter, &dropped_lines);
         sources::observe_cache(meter, &cache);
         sources::observe_budgets(meter, &budgets);
+        sources::observe_key_waiting(meter, &key_waiting);
         sources::observe_state(meter, &state_written);
         sources::observe_certificate(meter, &certificate_expiry);
         sources::observe_reloads(meter, &last_reloads);
@@ -153,6 +157,7 @@ impl Metrics {
             pools,
             cache,
             budgets,
+            key_waiting,
             state_written,
             certificate_expiry,
             last_reloads,
@@ -246,6 +251,12 @@ impl Metrics {
     /// Queries the token budgets at each export. Only the first call has an effect.
     pub fn observe_budgets(&self, budgets: impl Fn() -> Vec<BudgetUse> + Send + Sync + 'static) {
         let _ = self.budgets.set(Box::new(budgets));
+    }
+
+    /// Queries at each export how many requests wait for their client's turn. Only the first call has an
+    /// effect.
+    pub fn observe_key_waiting(&self, waiting: impl Fn() -> usize + Send + Sync + 'static) {
+        let _ = self.key_waiting.set(Box::new(waiting));
     }
 
     /// Queries at each export whether what a restart needs is written; `None` if it need not be. Only the

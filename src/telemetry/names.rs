@@ -100,6 +100,8 @@ pub const MODEL_SYNC_PULLS: &str = "llamatower.model_sync_pulls";
 pub const KEY_REQUESTS: &str = "llamatower.key_requests";
 /// Counter, tokens: as counted by backends, by the name of the client's key and `gen_ai.token.type`.
 pub const KEY_TOKENS: &str = "llamatower.key_tokens";
+/// Gauge: inference requests that wait until another one of their client ends.
+pub const KEY_CONCURRENCY_WAITING: &str = "llamatower.key_concurrency_waiting";
 /// Gauge, tokens: used of a budget in its current window; those of requests under way are estimated.
 pub const TOKEN_BUDGET_USED: &str = "llamatower.token_budget_used";
 /// Gauge, tokens: the size of a budget.
@@ -289,7 +291,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 53] = [
+pub const REFUSALS_BY_KIND: [&str; 54] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
@@ -309,6 +311,7 @@ pub const REFUSALS_BY_KIND: [&str; 53] = [
     "invalid_keep_alive",
     "invalid_model_name",
     "invalid_user",
+    "key_concurrency",
     "key_queue_full",
     "limit_reached",
     "malformed_body",
@@ -345,7 +348,8 @@ pub const REFUSALS_BY_KIND: [&str; 53] = [
     "wrong_method",
 ];
 /// The values of `error.type` in [`RATE_LIMITED`]: those with status 429.
-pub const RATE_LIMITED_BY_KIND: [&str; 4] = [
+pub const RATE_LIMITED_BY_KIND: [&str; 5] = [
+    "key_concurrency",
     "key_queue_full",
     "rate_limited",
     "tokens_exhausted",

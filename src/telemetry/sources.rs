@@ -18,6 +18,9 @@ pub(super) type Cache = Arc<OnceLock<CacheLayer>>;
 /// The budgets, once they are set.
 pub(super) type Budgets = Arc<OnceLock<Box<dyn Fn() -> Vec<BudgetUse> + Send + Sync>>>;
 
+/// How many requests wait for their client's turn, once it is set.
+pub(super) type KeyWaiting = Arc<OnceLock<Box<dyn Fn() -> usize + Send + Sync>>>;
+
 /// The last reload of the settings, once it is set.
 pub(super) type LastReloads = Arc<OnceLock<Live<Option<LastReload>>>>;
 
@@ -89,6 +92,19 @@ pub(super) fn observe_cache(meter: &Meter, cache: &Cache) {
         (names::CACHE_BYTES, "By", "Size of the cached responses"),
         CacheLayer::bytes,
     );
+}
+
+pub(super) fn observe_key_waiting(meter: &Meter, waiting: &KeyWaiting) {
+    let waiting = waiting.clone();
+    let description = (
+        names::KEY_CONCURRENCY_WAITING,
+        "{request}",
+        "Requests that wait until another one of their client ends",
+    );
+    gauge(meter, description, move |gauge| {
+        let waiting = waiting.get().map_or(0, |waiting| waiting());
+        gauge.observe(u64::try_from(waiting).unwrap_or(u64::MAX), &[]);
+    });
 }
 
 pub(super) fn observe_budgets(meter: &Meter, budgets: &Budgets) {

@@ -10,6 +10,7 @@ mod cache;
 mod catalogue;
 mod cloud;
 mod commands;
+mod concurrency;
 mod connect;
 mod context;
 mod cordon;

@@ -115,8 +115,15 @@ async fn the_keys_are_shown_with_what_is_used_of_their_budgets() {
         "is_admin": false,
         "expires_at": null,
         "budgets": [{"window": "day", "used": 0, "limit": 1000}],
+        "concurrency": null,
     });
-    let ben = json!({"name": "ben", "is_admin": true, "expires_at": null, "budgets": []});
+    let ben = json!({
+        "name": "ben",
+        "is_admin": true,
+        "expires_at": null,
+        "budgets": [],
+        "concurrency": null,
+    });
     assert_eq!(keys, json!([ada, ben]));
     let whole = with(chat(), json!({"stream": false}));
     let request = gateway.post_request("/api/chat", &whole);

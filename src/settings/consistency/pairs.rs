@@ -53,6 +53,9 @@ const PAIRS: &[Pair] = pairs! {
     Warning: "limits.user_rate" "has no effect without" "keys.delegating"
         if |all| all.limits.user_rate.is_some() && all.keys.delegating.is_empty()
         => "no key names its users; write the keys that do";
+    Warning: "limits.user_concurrency" "has no effect without" "keys.delegating"
+        if |all| all.limits.user_concurrency.is_some() && all.keys.delegating.is_empty()
+        => "no key names its users; write the keys that do";
     Warning: "limits.user_tokens" "has no effect without" "keys.delegating"
         if |all| !all.limits.user_tokens.is_empty() && all.keys.delegating.is_empty()
         => "no key names its users; write the keys that do";

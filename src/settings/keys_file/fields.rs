@@ -19,7 +19,7 @@ pub(super) type Set = fn(&mut KeyEntry, &Value, &TimeZone) -> Parsed<()>;
 
 /// A table inside of a key's table, or `None` for the table itself; the name of a field; what it
 /// sets.
-pub(crate) const FIELDS: [(Option<&str>, &str, Set); 10] = [
+pub(crate) const FIELDS: [(Option<&str>, &str, Set); 11] = [
     (None, "digest", |entry, value, _| {
         entry.digests = digests(value)?;
         Ok(())
@@ -52,12 +52,15 @@ pub(crate) const FIELDS: [(Option<&str>, &str, Set); 10] = [
             _ => Ok(()),
         }
     }),
+    (Some("limits"), "concurrency", |entry, value, _| {
+        entry.limits.concurrency = match value.as_str() {
+            Some("off") => KeyLimit::Off,
+            _ => KeyLimit::Of(number(value).map_err(|error| format!("{error}, or \"off\""))?),
+        };
+        Ok(())
+    }),
     (Some("limits"), "weight", |entry, value, _| {
-        let weight = value
-            .as_integer()
-            .and_then(|weight| u32::try_from(weight).ok());
-        let weight = weight.and_then(NonZeroU32::new);
-        entry.limits.share.weight = weight.ok_or("it is not a whole number above 0")?;
+        entry.limits.share.weight = number(value)?;
         Ok(())
     }),
     (Some("permissions"), "manage", |entry, value, _| {
@@ -82,6 +85,14 @@ pub(crate) const FIELDS: [(Option<&str>, &str, Set); 10] = [
         .map(|permissions| entry.permissions = permissions)
     }),
 ];
+
+fn number(value: &Value) -> Parsed<NonZeroU32> {
+    let number = value
+        .as_integer()
+        .and_then(|number| u32::try_from(number).ok());
+    let number = number.and_then(NonZeroU32::new);
+    number.ok_or_else(|| "it is not a whole number above 0".to_owned())
+}
 
 fn permit(value: &Value, with: impl Fn(bool) -> Permissions) -> Parsed<Permissions> {
     value

@@ -47,6 +47,7 @@ priority = "high"                # high, normal or low, as in LLAMATOWER_KEY_LIM
 [keys.ada.limits]                # as in LLAMATOWER_KEY_LIMITS
 rate = "60/m"                    # "off": no limit; without it the general one
 tokens = ["20000/minute", "5000000/month"]
+concurrency = 4                  # "off": no limit; without it the general one
 weight = 2
 
 [keys.ada.permissions]

@@ -126,10 +126,11 @@ pub(in crate::settings) fn key_limits(text: &str) -> Parsed<BTreeMap<Arc<str>, K
         match kind {
             "rate" => limits.rate = key_limit(rate)(value)?,
             "tokens" => add_budget(&mut limits.tokens, value)?,
+            "concurrency" => limits.concurrency = key_limit(count)(value)?,
             "weight" => limits.share.weight = count(value)?,
             "priority" => limits.share.priority = priority(value)?,
             _ => {
-                let kinds = "rate, tokens, weight, priority";
+                let kinds = "rate, tokens, concurrency, weight, priority";
                 return Err(format!("{kind:?} must be one of {kinds}"));
             }
         }

@@ -329,13 +329,20 @@ function keyExpiry(time) {
   return new Date(time) <= Date.now() ? `has expired on ${day}` : `expires on ${day}`;
 }
 
+function concurrency(row) {
+  const waiting = row.waiting === 0 ? "" : `, ${count(row.waiting)} waiting`;
+  return [`${count(row.running)} of ${count(row.limit)} requests at a time${waiting}`, row.waiting === 0 ? "" : "warned"];
+}
+
 export function keys(rows) {
   byId("keys").hidden = rows.length === 0;
   show(byId("key-rows"), rows, 3, (row) => row.name, (cells, row) => {
     write(cells[0], text(row.name));
     const does = row.is_admin ? "runs and manages models" : "runs models";
     write(cells[1], row.expires_at === null ? does : `${does}; ${keyExpiry(row.expires_at)}`);
-    lines(cells[2], row.budgets.length === 0 ? [["no limit", "hint"]] : row.budgets.map(budget));
+    const limits = row.budgets.map(budget);
+    if (row.concurrency) limits.push(concurrency(row.concurrency));
+    lines(cells[2], limits.length === 0 ? [["no limit", "hint"]] : limits);
   }, "No key is set");
 }
 
