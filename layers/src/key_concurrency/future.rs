@@ -19,7 +19,7 @@ type Waiting<F, K> = Pin<Box<dyn Future<Output = Result<(F, Turns<K>), BoxError>
 
 pin_project! {
     /// The future of [`KeyConcurrencyService`](super::KeyConcurrencyService).
-    pub struct KeyConcurrencyFuture<F, K: Clone, > where K: Eq, K: Hash {
+    pub struct KeyConcurrencyFuture<F, K> where K: Clone, K: Eq, K: Hash {
         #[pin]
         state: State<F, K>,
     }
@@ -27,7 +27,7 @@ pin_project! {
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, K: Clone> where K: Eq, K: Hash {
+    enum State<F, K> where K: Clone, K: Eq, K: Hash {
         Waiting { waiting: Waiting<F, K> },
         Calling {
             #[pin]
