@@ -604,7 +604,7 @@ async fn the_command_prints_a_table_csv_and_json() {
     let json: Value = serde_json::from_str(&show(&["--json"]).await.stdout).unwrap();
     assert_eq!(json, usage(&gateway, "").await);
     let wrong = show(&["--from", "soon"]).await;
-    assert_eq!(wrong.code, Some(1));
+    assert_eq!(wrong.code, Some(2));
     assert!(
         wrong.stderr.contains(r#"from: "soon" is not a day"#),
         "{}",
