@@ -10,10 +10,17 @@ use super::{BodyMemoryExhausted, BodyTooLarge};
 use crate::Failure;
 use crate::body::{MemoryBudget, ReplayBody, Reservation, Segments};
 
-/// The first reservation for a body. Each further step doubles the reservation, by [`LARGEST_STEP`] at
-/// most, so that a client which sends slowly or nothing holds little more than it has sent.
+/// The reservation of a body without a declared length begins with this, and each further step doubles
+/// it, by [`LARGEST_STEP`] at most: a client which sends slowly or nothing holds little more than it has
+/// sent. So does one that has not kept to its declared length.
 const FIRST_STEP: u64 = 64 << 10;
 const LARGEST_STEP: u64 = 1 << 20;
+
+/// A declared length is reserved as a whole, so that a body which was admitted can be completed. What has
+/// not arrived is released when the body is so slow that it would take longer than this.
+const WHOLE: Duration = Duration::from_secs(60);
+/// It stays reserved for this time at least, in which a client can start to send.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Smaller pieces are joined. The handle of a piece costs 32 bytes or more, so a body of one-byte
 /// chunks would otherwise hold many times its reserved memory.
@@ -43,6 +50,8 @@ pub(super) struct Buffering {
     limit: u64,
     /// The declared length, or the limit.
     expected: u64,
+    /// The declared length, while all of it is reserved.
+    promised: Option<u64>,
     reservation: Reservation,
     received: u64,
     segments: Segments,
@@ -53,7 +62,7 @@ pub(super) struct Buffering {
 }
 
 impl Buffering {
-    /// Reserves the first memory for a body with this size hint, if there is space for all of it.
+    /// Reserves the memory for the declared length of a body with this size hint.
     pub(super) fn begin(
         hint: &SizeHint,
         limit: u64,
@@ -65,15 +74,12 @@ impl Buffering {
         if hint.lower() > limit {
             return Err(BodyTooLarge { limit }.into());
         }
-        if hint.lower() > budget.available() {
-            return Err(BodyMemoryExhausted.into());
-        }
-        let reservation = budget
-            .try_reserve(hint.lower().min(FIRST_STEP))
-            .ok_or(BodyMemoryExhausted)?;
+        let declared = hint.lower();
+        let reservation = budget.try_reserve(declared).ok_or(BodyMemoryExhausted)?;
         Ok(Self {
             limit,
             expected: hint.upper().unwrap_or(limit).min(limit),
+            promised: Some(declared).filter(|declared| *declared > FIRST_STEP),
             reservation,
             received: 0,
             segments: Segments::new(),
@@ -142,8 +148,28 @@ impl Buffering {
 
     /// The time by which the body must continue to keep its minimum rate.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
-        let started = *self.started.get_or_insert_with(Instant::now);
+        let started = self.started();
         self.pace.deadline(started, self.received)
+    }
+
+    /// When the body was first waited for.
+    fn started(&mut self) -> Instant {
+        *self.started.get_or_insert_with(Instant::now)
+    }
+
+    /// The time by which the body must continue to keep the memory for its declared length; `None` if
+    /// that is not reserved, or is little.
+    pub(super) fn promise_ends(&mut self) -> Option<Instant> {
+        let promised = self.promised?;
+        let arrived = self.received as f64 / promised as f64;
+        self.started()
+            .checked_add(WHOLE.mul_f64(arrived).max(GRACE))
+    }
+
+    /// Releases the memory for what has not arrived. From now on the body reserves more as it grows.
+    pub(super) fn end_promise(&mut self) {
+        self.promised = None;
+        self.reservation.shrink_to(self.received.max(FIRST_STEP));
     }
 
     /// How long the body was waited for; `None` if all of it was there at once.

@@ -65,6 +65,7 @@ where
         let reading = Reading {
             body,
             pause: Deadline::default(),
+            promise: Deadline::default(),
             buffering: Some(buffering),
         };
         Self::boxed(inner, Some(head), State::Reading { reading })
@@ -144,6 +145,7 @@ pin_project! {
         #[pin]
         body: B,
         pause: Deadline,
+        promise: Deadline,
         buffering: Option<Buffering>,
     }
 }
@@ -173,6 +175,12 @@ where
                 }
                 Poll::Ready(None) => break,
                 Poll::Pending => {
+                    if let Some(end) = buffering.promise_ends() {
+                        this.promise.arm(end);
+                        if this.promise.poll(cx).is_ready() {
+                            buffering.end_promise();
+                        }
+                    }
                     let (limit, latest) = (buffering.read_timeout(), buffering.deadline());
                     let timeout = ready!(BodyReadTimeout::poll(this.pause, limit, latest, cx));
                     return Poll::Ready(Err(Failure::from(timeout).into()));

@@ -11,9 +11,15 @@
 //!        |-------- memory of a buffered body -- until its last copy is dropped
 //! ```
 //!
-//! No body waits for memory. A body reserves more as it grows, so that a client which declares a long
-//! body and does not send it holds little. It is refused (503) when the budget is used up; with a
-//! `Content-Length` before a byte is read, if the whole length is more than what is free.
+//! No body waits for memory: it is refused (503) when the budget is used up.
+//!
+//! - A body with a `Content-Length` reserves all of it before a byte is read, or is refused then. So a
+//!   body that was admitted can be completed, whatever else arrives. The client has to send at a pace that
+//!   completes the body within 60 s; a body that is behind it after the first 5 s loses the memory for what
+//!   has not arrived, so that a client which declares a long body and does not send it stands in the way of others
+//!   for 5 s.
+//! - A body without one, or one that has lost that memory, reserves more as it grows, a little ahead of
+//!   what has arrived. It may be refused midway.
 //!
 //! Put this layer inside of layers that can refuse a request by its head (API keys, rate limits, a
 //! concurrency limit), and outside of all layers that read the body. It is always ready: it polls

@@ -10,6 +10,7 @@ use futures_util::{StreamExt, stream};
 use http::{Method, Request, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
@@ -164,15 +165,115 @@ async fn a_declared_length_beyond_the_free_budget_is_refused_unread() {
     assert_eq!((polls.load(Ordering::Relaxed), budget.available()), (0, 5));
 }
 
+/// A body of this declared length, of which a part arrives for each number of bytes that is sent.
+fn fed(
+    declared: u64,
+) -> (
+    UnboundedSender<usize>,
+    Declares<impl Body<Data = Bytes, Error = BoxError> + Unpin>,
+) {
+    let (feed, parts) = unbounded_channel();
+    let parts = stream::unfold(parts, async |mut parts| {
+        let part: usize = parts.recv().await?;
+        let frame = Frame::data(Bytes::from(vec![b'x'; part]));
+        Some((Ok::<_, BoxError>(frame), parts))
+    });
+    (feed, Declares(declared, StreamBody::new(Box::pin(parts))))
+}
+
+/// How a body of this declared length is answered that arrives at once.
+async fn whole(layer: &BodyLimitLayer, len: usize) -> Result<usize, BoxError> {
+    let body = Full::new(Bytes::from(vec![b'x'; len]));
+    send(layer, body).await.map(|text| text.len())
+}
+
 #[tokio::test]
-async fn a_declared_length_whose_body_does_not_arrive_takes_no_memory_from_others() {
+async fn of_two_bodies_that_exceed_the_budget_together_one_is_refused_unread_and_one_completes() {
     let budget = MemoryBudget::new(1 << 20);
     let layer = limited(1 << 20, &budget);
-    let mut silent = tokio_test::task::spawn(send(&layer, CountsPolls(1 << 20, Arc::default())));
-    tokio_test::assert_pending!(silent.poll());
-    let text = "x".repeat(900 << 10);
-    let sent = send(&layer, Full::new(Bytes::from(text.clone()))).await;
-    assert_eq!(sent.unwrap(), text);
+    let (feed, body) = fed(700 << 10);
+    let mut first = tokio_test::task::spawn(send(&layer, body));
+    feed.send(100 << 10).unwrap();
+    tokio_test::assert_pending!(first.poll());
+
+    let polls = Arc::new(AtomicUsize::new(0));
+    let second = send(&layer, CountsPolls(700 << 10, polls.clone())).await;
+    assert_eq!(failure(second), EXHAUSTED);
+    assert_eq!(polls.load(Ordering::Relaxed), 0);
+    let long = vec!["x"; 400 << 10];
+    assert_eq!(
+        failure(send(&layer, chunks(long)).await),
+        EXHAUSTED,
+        "a body without a length takes nothing of it either"
+    );
+
+    feed.send(600 << 10).unwrap();
+    drop(feed);
+    assert_eq!(first.await.unwrap().len(), 700 << 10);
+    assert_eq!(whole(&layer, 700 << 10).await.unwrap(), 700 << 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_declared_length_whose_body_does_not_arrive_takes_no_memory_from_others_for_long() {
+    for trickles in [false, true] {
+        let budget = MemoryBudget::new(1 << 20);
+        let layer = limited(1 << 20, &budget);
+        let (feed, body) = fed(1 << 20);
+        let mut silent = tokio_test::task::spawn(send(&layer, body));
+        for second in 0..6 {
+            tokio_test::assert_pending!(silent.poll());
+            let other = whole(&layer, 900 << 10).await;
+            match second {
+                5 => assert_eq!(other.unwrap(), 900 << 10, "{trickles}"),
+                _ => assert_eq!(failure(other.map(|_| String::new())), EXHAUSTED),
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+            if trickles {
+                feed.send(10 << 10).unwrap();
+            }
+        }
+        // It can be completed, as there is room for it.
+        let rest = if trickles { 60 << 10 } else { 0 };
+        feed.send((1 << 20) - rest).unwrap();
+        drop(feed);
+        assert_eq!(silent.await.unwrap().len(), 1 << 20);
+        assert_eq!(budget.available(), 1 << 20);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_loses_the_memory_of_its_declared_length_without_sending() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let began = tokio::time::Instant::now();
+    let silent = send(&layer, CountsPolls(1 << 20, Arc::default()));
+    let released = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if budget.available() > 0 {
+                return (began.elapsed().as_secs(), budget.available());
+            }
+        }
+    };
+    let (silent, released) = tokio::join!(silent, released);
+    assert_eq!(released, (5, (1 << 20) - (64 << 10)));
+    assert_eq!(failure(silent), TOO_SLOW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_keeps_its_pace_keeps_the_memory_of_its_declared_length() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let (feed, body) = fed(1 << 20);
+    let mut steady = tokio_test::task::spawn(send(&layer, body));
+    for _ in 0..16 {
+        tokio_test::assert_pending!(steady.poll());
+        assert_eq!(budget.available(), 0);
+        feed.send(64 << 10).unwrap();
+        tokio::time::advance(Duration::from_secs(3)).await;
+    }
+    drop(feed);
+    assert_eq!(steady.await.unwrap().len(), 1 << 20);
 }
 
 #[tokio::test]
