@@ -285,10 +285,15 @@ impl Policy {
         }
         let known = self.models.get_mut(model)?;
         let slots = known.end(&flight, report, weight, now);
+        // Of a model that no server lists any more.
+        let is_last = !known.is_in_use();
         if report.is_some() && (flight.loads_at_once || flight.is_own) {
             let lane = known.lane(flight.server);
             let factor = lane.and_then(Lane::measured_load_factor);
             self.loads_take(factor);
+        }
+        if is_last {
+            self.models.remove(model);
         }
         self.slots_learned(flight.server, slots)
     }

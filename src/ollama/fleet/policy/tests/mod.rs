@@ -255,6 +255,32 @@ fn a_removed_server_is_forgotten_and_its_place_used_again() {
 }
 
 #[test]
+fn a_model_that_no_server_lists_is_forgotten_when_its_last_request_has_ended() {
+    let mut stage = Stage::new(2, &["m"]);
+    stage.list(0, &["m"]);
+    stage.list(1, &["m"]);
+    let flights = [stage.send("m").1, stage.send("m").1];
+    for id in stage.servers.clone() {
+        stage.policy.set_installed(id, &[]);
+    }
+    let end = |stage: &mut Stage, flight| stage.policy.end(&model("m"), flight, None, stage.now);
+    end(&mut stage, flights[0]);
+    assert!(stage.policy.models.contains_key(&model("m")));
+    end(&mut stage, flights[1]);
+    assert!(stage.policy.models.is_empty());
+}
+
+#[test]
+fn a_model_that_is_waited_for_is_not_forgotten_when_its_last_request_has_ended() {
+    let mut stage = Stage::new(1, &["m"]);
+    let flight = stage.send("m").1;
+    stage.policy.set_waiting(&model("m"), 1);
+    stage.policy.set_installed(stage.servers[0], &[]);
+    stage.policy.end(&model("m"), flight, None, stage.now);
+    assert_eq!(stage.policy.waiting(&model("m")), 1);
+}
+
+#[test]
 fn a_choice_is_explained_by_the_costs_of_all_servers() {
     let mut stage = Stage::new(2, &["m"]);
     stage.list(1, &["m"]);
