@@ -29,7 +29,8 @@ pub struct KeygenArguments {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Add the digest of the new key to the entry of this name, so that the old key is still
-    /// accepted. In an entry that has expired it replaces the digests; give --expires then.
+    /// accepted. In an entry that has expired it replaces the digests; give --expires then. On the day of an
+    /// expiry without an offset, write the offset into the entry first.
     #[arg(long, requires = "file", conflicts_with = "admin")]
     pub rotate: bool,
     /// When the key expires: a date like 2027-01-31 (its midnight in LLAMATOWER_TIME_ZONE of the
@@ -145,12 +146,21 @@ fn with_key(
             let entry = document.get_mut("keys").and_then(|keys| keys.get_mut(name));
             let entry = entry.and_then(Item::as_table_like_mut);
             let entry = entry.ok_or("its entry is not a table")?;
-            let has_expired = has_expired(entry)?;
-            if has_expired && expires.is_none() {
-                return Err(format!(
-                    "the key {name} has expired, and so would the new one; give it a time with --expires"
-                ));
-            }
+            let has_expired = match Expiry::of(entry, Timestamp::now())? {
+                Expiry::Ahead => false,
+                Expiry::Unclear(text) => {
+                    return Err(format!(
+                        "whether the key {name} has expired depends on LLAMATOWER_TIME_ZONE of the gateway: its \
+                         expires, {text}, has no offset; write it with one first, like 2027-01-31T00:00:00+01:00"
+                    ));
+                }
+                Expiry::Passed if expires.is_none() => {
+                    return Err(format!(
+                        "the key {name} has expired, and so would the new one; give it a time with --expires"
+                    ));
+                }
+                Expiry::Passed => true,
+            };
             rotate(entry, digest, expires, has_expired)?;
             Ok(document.to_string())
         }
@@ -181,17 +191,36 @@ fn appended(
     text
 }
 
-/// Whether the keys of an entry have expired. The time zone of the gateway is not known here, so a date
-/// counts from the moment at which it begins anywhere: a revoked key must not become valid.
-fn has_expired(entry: &dyn TableLike) -> Result<bool, String> {
-    let expires = match entry.get("expires").and_then(Item::as_value) {
-        None => return Ok(false),
-        Some(Value::Datetime(time)) => time.value().to_string(),
-        Some(other) => other.as_str().unwrap_or_default().to_owned(),
-    };
-    let (first_zone, now) = (TimeZone::fixed(Offset::constant(14)), Timestamp::now());
-    let time = expiry_or_duration(&expires, &first_zone, now);
-    Ok(time.map_err(|error| format!("expires of its entry: {error}"))? <= now)
+/// Whether the keys of an entry have expired, for gateways in all time zones.
+enum Expiry {
+    /// Not in any zone.
+    Ahead,
+    /// In some zones, because this text has no offset.
+    Unclear(String),
+    /// In every zone.
+    Passed,
+}
+
+impl Expiry {
+    /// The time zone of the gateway is not known here, so a time without an offset is compared in the zones in
+    /// which it comes first and last: a revoked key must not become valid, and a valid one must not be lost.
+    fn of(entry: &dyn TableLike, now: Timestamp) -> Result<Self, String> {
+        let expires = match entry.get("expires").and_then(Item::as_value) {
+            None => return Ok(Self::Ahead),
+            Some(Value::Datetime(time)) => time.value().to_string(),
+            Some(other) => other.as_str().unwrap_or_default().to_owned(),
+        };
+        let has_passed = |offset| -> Result<bool, String> {
+            let zone = TimeZone::fixed(Offset::constant(offset));
+            let time = expiry_or_duration(&expires, &zone, now);
+            Ok(time.map_err(|error| format!("expires of its entry: {error}"))? <= now)
+        };
+        Ok(match (has_passed(14)?, has_passed(-12)?) {
+            (_, true) => Self::Passed,
+            (true, false) => Self::Unclear(expires),
+            (false, false) => Self::Ahead,
+        })
+    }
 }
 
 /// Adds a digest to an entry, or lets it replace those of keys that have expired.

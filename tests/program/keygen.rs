@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan, Unit};
 use llamatower_layers::api_key::{KeyDigest, KeySet, Role};
 
 use crate::harness::{Exited, Gateway, chat, run, send, tiny};
@@ -146,6 +148,55 @@ async fn the_rotation_of_an_expired_key_does_not_make_its_old_keys_valid_again()
             let request = gateway.post_request("/api/chat", &chat());
             assert_eq!(send(request.bearer_auth(key)).await.status, status, "{key}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_has_expired_in_some_time_zones_only_is_not_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.toml");
+    let utc = TimeZone::UTC.to_datetime(Timestamp::now());
+    let hours_from_now = |hours: i64| {
+        utc.saturating_add(hours.hours())
+            .round(Unit::Second)
+            .unwrap()
+    };
+    let write = |expires: &str| {
+        let text = entry("ada", "old-key", &format!("expires = {expires}"));
+        std::fs::write(&file, &text).unwrap();
+        text
+    };
+
+    for hours in [-10, 0, 12] {
+        let expires = hours_from_now(hours);
+        for expires in [expires.to_string(), format!("\"{expires}\"")] {
+            let text = write(&expires);
+            for arguments in [
+                &["ada", "--rotate"][..],
+                &["ada", "--rotate", "--expires", "1y"],
+            ] {
+                let refused = keygen(&file, arguments).await;
+                assert_eq!((refused.code, &*refused.stdout), (Some(1), ""), "{hours}");
+                for part in ["LLAMATOWER_TIME_ZONE", "offset"] {
+                    assert!(refused.stderr.contains(part), "{}", refused.stderr);
+                }
+                assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+            }
+        }
+    }
+
+    let old = KeyDigest::of("old-key").to_string();
+    for (expires, is_kept) in [
+        (format!("{}Z", hours_from_now(-1)), false),
+        (format!("{}Z", hours_from_now(1)), true),
+        (hours_from_now(-13).to_string(), false),
+        (hours_from_now(15).to_string(), true),
+    ] {
+        write(&expires);
+        let rotated = keygen(&file, &["ada", "--rotate", "--expires", "1y"]).await;
+        assert_eq!(rotated.code, Some(0), "{expires}: {}", rotated.stderr);
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(text.contains(&old), is_kept, "{expires}: {text}");
     }
 }
 
