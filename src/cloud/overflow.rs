@@ -17,15 +17,15 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full, Limited};
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::model_alias::{Alias, Aliases, Asked, KnownModels, ModelAliasLayer};
-use llamatower_layers::queue::Arrival;
 use llamatower_layers::token_limit::TokensExhausted;
 use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName, Operation, Record, Replay};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
 use crate::clients::Client;
 use crate::clients::model_rules::ModelRules;
+use crate::ollama::fleet::Places;
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
@@ -249,8 +249,7 @@ where
         let is_down = self.is_known_down(&parts);
         let is_too_long =
             !is_down && limit.is_some_and(|limit| self.expected_wait(&parts) > Some(limit));
-        let request = Request::from_parts(parts, body);
-        let arrival = Arrival(Instant::now());
+        let mut request = Request::from_parts(parts, body);
         if is_down {
             if let Some(answer) = self.ask(Some(template), Reason::Down).await {
                 return Ok(answer);
@@ -264,6 +263,10 @@ where
             }
             limit = None;
         }
+        let places = Places::default();
+        if limit.is_some() {
+            request.extensions_mut().insert(places.clone());
+        }
         let answer = match self
             .within(limit, inner.call(request), record.clone())
             .await
@@ -276,7 +279,7 @@ where
                 match copy(&template) {
                     Some(mut request) => {
                         // It goes back to its place in the queue.
-                        request.extensions_mut().insert(arrival);
+                        request.extensions_mut().insert(places);
                         inner.oneshot(request).await
                     }
                     None => Err("the body of a request cannot be sent again".into()),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use llamatower_sim::{Fault, FaultKind, ModelSpec};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::queue::{chats, send_chat, until_waiting};
 use crate::harness::{
-    Cloud, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, within_limit,
+    Cloud, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, with, within_limit,
 };
 
 #[tokio::test]
@@ -149,4 +149,70 @@ async fn a_request_that_the_cloud_does_not_answer_goes_back_to_its_place_in_the_
     let answer = within_limit("the first one's turn", first).await.unwrap();
     assert_eq!(answer.unwrap().status(), 200);
     drop(second);
+}
+
+/// Waits until so many requests wait for `tiny` and `small`.
+async fn until_each_waits(gateway: &Gateway, expected: [u64; 2]) {
+    within_limit("the expected queues", async {
+        loop {
+            let status = gateway.admin_page("/status").await.json();
+            let waiting = |model: &str| {
+                let rows = status["queue"].as_array().unwrap();
+                let is_it = |row: &&Value| row["model"].as_str().unwrap().starts_with(model);
+                let row = rows.iter().find(is_it);
+                row.map_or(0, |row| row["waiting"].as_u64().unwrap())
+            };
+            if ["tiny", "small"].map(waiting) == expected {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_the_cloud_does_not_answer_is_new_in_the_queue_of_a_fallback_model() {
+    let (sim, cloud) = (long_stream().await, Cloud::start().await);
+    let small = ModelSpec::new("small").with_pace(Duration::from_millis(20));
+    let other = sim_with(small.with_slots(8).with_reply_tokens(1000)).await;
+    let keys = keys(&["ada", "ben", "eve"]);
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([
+        ("LLAMATOWER_API_KEYS", &*keys),
+        ("LLAMATOWER_ALIASES", "smart=tiny|small"),
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
+        ("LLAMATOWER_CLOUD_WHEN", "busy"),
+        ("LLAMATOWER_CLOUD_BUSY_AFTER", "1s"),
+        ("LLAMATOWER_CLOUD_KEYS_OPT_OUT", "ben"),
+    ]);
+    let gateway = Gateway::start_up(&[&sim, &other], &settings).await;
+    let chat_of = |client: &str, model: &str| {
+        let body = with(chat(), json!({ "model": model }));
+        let request = gateway.post_request("/api/chat", &body);
+        request.bearer_auth(format!("{client}-secret"))
+    };
+    let held = chat_of("eve", "tiny").send().await.unwrap();
+    let held_other = chat_of("eve", "small").send().await.unwrap();
+    assert!(held.status().is_success() && held_other.status().is_success());
+    let waits_for_other = tokio::spawn(chat_of("ben", "small").send());
+    until_each_waits(&gateway, [0, 1]).await;
+    cloud.reply(Reply::Refusal(429, "retry-after: 120\r\n"));
+    let back = tokio::spawn(send(chat_of("ada", "smart")));
+    until_each_waits(&gateway, [1, 1]).await;
+    let is_it = |line: &Value| line["message"] == "the cloud service has not answered a request";
+    gateway.logged("the refusal of the cloud", is_it).await;
+    until_each_waits(&gateway, [1, 1]).await;
+
+    // Its model fails, and the queue of the other one is full.
+    let fails = Fault::new(FaultKind::LoadFailure).for_path("/api/chat");
+    sim.arm(fails.times(9));
+    drop(held);
+    let answer = within_limit("an answer without a wait", back)
+        .await
+        .unwrap();
+    assert!(answer.status >= 500, "{}: {}", answer.status, answer.text);
+    until_each_waits(&gateway, [0, 1]).await;
+    drop((held_other, waits_for_other));
 }

@@ -9,7 +9,7 @@ use http::request::Parts;
 use llamatower_layers::breaker::Breaker;
 use llamatower_layers::heartbeat::Waiting as WaitingText;
 use llamatower_layers::llm_request::ModelName;
-use llamatower_layers::queue::{self, Arrival, Entry, QueuePosition, Ticket};
+use llamatower_layers::queue::{self, Entry, QueuePosition, Ticket};
 use llamatower_layers::retry::Attempts;
 use llamatower_layers::route::{Choice, ChoiceOf, Choose};
 use llamatower_layers::{Dialect, Failure, LlmRequest, Operation, Record, RouteMatch};
@@ -24,6 +24,7 @@ use super::leasing::{Leased, Leasing, ToTake};
 use super::not_found::ModelNotFound;
 use super::observe::Observed;
 use super::permit::{Accounting, Permit};
+use super::place::Places;
 use super::wait_timer::WaitTimer;
 use super::{Fleet, KeepInMemory, MayLoad, SentNumCtx};
 use crate::clients::Client;
@@ -100,10 +101,11 @@ where
     }
 }
 
-/// When a request arrived that has entered the queue at this time.
-fn arrival(request: &Parts, since: Instant) -> Instant {
-    let attempts = Attempts::of(&request.extensions).map(Attempts::started);
-    let first = Arrival::of(&request.extensions).or(attempts);
+/// When a request arrived that has entered the queue for this model at this time.
+fn arrival(request: &Parts, model: Option<&ModelName>, since: Instant) -> Instant {
+    let extensions = &request.extensions;
+    let attempts = Attempts::of(extensions).map(Attempts::started);
+    let first = Places::arrival(extensions, model).or(attempts);
     first.map_or(since, |first| first.min(since))
 }
 
@@ -123,7 +125,13 @@ where
     ) -> Poll<ChoiceOf<Self>> {
         // Before the queue starts its limit: the recorded wait of a request that reaches it is no shorter.
         let now = Instant::now();
+        let places = request.extensions.get::<Places>().cloned();
+        let noted = places.and_then(|places| Some((places, class.model.clone()?)));
         let mut ticket = self.queue.enter(class, entry)?;
+        if let Some((places, model)) = noted {
+            let arrival = arrival(request, Some(&model), now);
+            places.note(model, arrival);
+        }
         match Pin::new(&mut ticket).poll(cx) {
             Poll::Ready(permit) => self.lease(permit?, since, None, wait, request, cx),
             Poll::Pending => {
@@ -147,7 +155,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<ChoiceOf<Self>> {
         let (class, _) = self.class_of(request);
-        let arrived = arrival(request, since);
+        let arrived = arrival(request, class.model.as_ref(), since);
         let entry = self.entry(&class, request);
         let entry = entry.with_arrival(arrived).with_place_kept();
         let entry = entry.with_entered(since);
@@ -327,7 +335,7 @@ impl<S> Fleet<S> {
         let need = self.need(expected, parsed, Attempts::of(&request.extensions));
         let attempts = need.attempts.as_ref();
         // It has left the queue, and is back.
-        let first_arrival = Arrival::of(&request.extensions);
+        let first_arrival = Places::arrival(&request.extensions, model);
         let arrival = first_arrival.or_else(|| attempts.map(Attempts::started));
         let is_retry = attempts.is_some_and(|attempts| attempts.number() > 1);
         let is_identified = client.as_ref().is_some_and(Client::is_identified);
