@@ -122,13 +122,13 @@ impl<K: Hash + Eq> Rules<K> {
     }
 
     /// The rule for a key, or for all requests without a key, if there is one.
-    pub(super) fn rule(&self, key: Option<&K>) -> Option<Rule> {
+    pub(super) fn rule(&self, key: Option<&K>) -> Option<&Rule> {
         // Most configurations have no rules for single keys, and then need no hash.
         let own = match self.own.is_empty() {
             true => None,
             false => key.and_then(|key| self.own.get(key)),
         };
-        own.or(self.others.as_ref()).cloned()
+        own.or(self.others.as_ref())
     }
 }
 

@@ -47,7 +47,10 @@ where
         let key = limit.key(&parts);
         let request = Request::from_parts(parts, body);
         let rule = match key {
-            Ok(key) => key.and_then(|key| Some((limit.rules.get().rule(key.as_ref())?, key))),
+            Ok(key) => key.and_then(|key| {
+                let rules = limit.rules.get();
+                Some((rules.rule(key.as_ref())?.clone(), key))
+            }),
             Err(refusal) => return RateLimitFuture::refused(refusal.into()),
         };
         let Some((rule, key)) = rule else {

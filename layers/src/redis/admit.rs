@@ -1,14 +1,14 @@
 //! One call for all limits of a request.
 
 use std::fmt;
-use std::str::SplitAsciiWhitespace;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError};
 use http::Extensions;
 
-use super::ask::{Account, AccountAsk, Ask, Asked, Bucket, BucketAsk, Held};
+use super::ask::{Account, AccountAsk, Ask, AskedBudgets, Bucket, BucketAsk, Held};
 use super::{Redis, RedisScript};
 use crate::rate_limit::TakeResult;
 use crate::shared::Shared;
@@ -20,23 +20,50 @@ static ADMIT: LazyLock<RedisScript> = LazyLock::new(|| RedisScript::new(include_
 /// The tokens left in each budget, and the reservation; `None` in it is a refusal.
 pub(super) struct AccountAnswer {
     pub(super) account: Arc<Account>,
-    pub(super) asked: Vec<Asked>,
+    pub(super) asked: AskedBudgets,
     pub(super) reservation: Option<String>,
 }
 
-type Words<'a> = SplitAsciiWhitespace<'a>;
+/// Reads the words of an answer, which have one space between them.
+struct Words {
+    text: String,
+    at: usize,
+}
 
-fn number(words: &mut Words<'_>) -> Option<u64> {
-    words.next()?.parse().ok()
+impl Words {
+    /// The place of the next word.
+    fn next(&mut self) -> Option<Range<usize>> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        let length = rest.iter().position(|byte| *byte == b' ');
+        let word = self.at..self.at + length.unwrap_or(rest.len());
+        self.at = word.end + 1;
+        (!word.is_empty()).then_some(word)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let word = self.next()?;
+        self.text[word].parse().ok()
+    }
+
+    /// A word that was read. If it is the last one that is needed, no text is allocated for it.
+    fn take(&mut self, word: Range<usize>, is_last: bool) -> String {
+        if !is_last {
+            return self.text[word].to_owned();
+        }
+        let mut text = std::mem::take(&mut self.text);
+        text.truncate(word.end);
+        text.drain(..word.start);
+        text
+    }
 }
 
 impl Ask {
     /// Reads what the script returns. `None` if it is malformed.
-    fn read(&mut self, text: &str) -> Option<()> {
-        let words = &mut text.split_ascii_whitespace();
-        let refusing = number(words)?;
+    fn read(&mut self, text: String) -> Option<()> {
+        let words = &mut Words { text, at: 0 };
+        let refusing = words.number()?;
         for (ask, place) in self.buckets.iter_mut().zip(1..) {
-            let number = number(words)?;
+            let number = words.number()?;
             if place == refusing {
                 ask.answer = Some(Err(Duration::from_micros(number)));
                 break;
@@ -44,12 +71,16 @@ impl Ask {
             ask.answer = Some(Ok(u32::try_from(number).unwrap_or(u32::MAX)));
         }
         let mut is_refused = refusing > 0;
-        for account in &mut self.accounts {
-            account.held = match is_refused {
-                true => Held::Nothing,
+        let last = self.accounts.len();
+        for (account, place) in self.accounts.iter_mut().zip(1..) {
+            let reservation = match is_refused {
+                true => None,
                 false => account.read(words)?,
             };
-            is_refused |= matches!(account.held, Held::Nothing);
+            is_refused |= reservation.is_none();
+            account.held = reservation.map_or(Held::Nothing, |word| {
+                Held::Reservation(words.take(word, place == last))
+            });
         }
         Some(())
     }
@@ -69,17 +100,15 @@ impl Ask {
 }
 
 impl AccountAsk {
-    fn read(&mut self, words: &mut Words<'_>) -> Option<Held> {
-        let is_granted = words.next()? == "1";
+    /// Returns the place of the reservation in the text, and no place for a refusal.
+    fn read(&mut self, words: &mut Words) -> Option<Option<Range<usize>>> {
+        let is_granted = words.number()? == 1;
         let reservation = words.next()?;
         for asked in &mut self.asked {
-            asked.remaining = number(words)?;
+            asked.remaining = words.number()?;
         }
         self.is_answered = true;
-        Some(match is_granted {
-            true => Held::Reservation(reservation.to_owned()),
-            false => Held::Nothing,
-        })
+        Some(is_granted.then_some(reservation))
     }
 
     fn answer(mut self) -> AccountAnswer {
@@ -122,13 +151,19 @@ impl Admitted {
         Shared::of(request)?.admitted.as_ref()
     }
 
-    /// By what [`Redis::admit`] returns.
-    pub(super) fn new(admitted: Result<Ask, (StoreUnavailable, Ask)>) -> Self {
-        let (ask, unavailable) = match admitted {
-            Ok(ask) => (ask, None),
-            Err((unavailable, ask)) => (ask, Some(unavailable)),
-        };
+    /// Without answers.
+    pub(super) fn new(ask: Ask) -> Self {
+        let unavailable = None;
         Self(Arc::new(Mutex::new(Answers { ask, unavailable })))
+    }
+
+    /// Asks Redis. Without a lock, because there is no clone yet.
+    pub(super) async fn ask(mut self, redis: &Redis) -> Self {
+        if let Some(answers) = Arc::get_mut(&mut self.0) {
+            let answers = answers.get_mut().unwrap_or_else(PoisonError::into_inner);
+            answers.unavailable = redis.admit("admit", &mut answers.ask).await.err();
+        }
+        self
     }
 
     /// The answer of a bucket, if it was asked.
@@ -190,12 +225,12 @@ impl Redis {
     /// was reserved is given back.
     ///
     /// # Errors
-    /// As [`run`](Self::run); the asked limits are returned with the error.
+    /// As [`run`](Self::run).
     pub(super) async fn admit(
         &self,
         operation: &'static str,
-        mut ask: Ask,
-    ) -> Result<Ask, (StoreUnavailable, Ask)> {
+        ask: &mut Ask,
+    ) -> Result<(), StoreUnavailable> {
         let command = ask.command(ADMIT.hash());
         let accounts = &mut ask.accounts;
         let answer = self.call(operation, async |mut connection| {
@@ -212,14 +247,10 @@ impl Redis {
             }
             answer
         });
-        match answer.await {
-            Ok(text) => {
-                if ask.read(&text).is_none() {
-                    return Err((unexpected(), Ask::default()));
-                }
-                Ok(ask)
-            }
-            Err(unavailable) => Err((unavailable, ask)),
-        }
+        let text = answer.await?;
+        ask.read(text).ok_or_else(|| {
+            *ask = Ask::default();
+            unexpected()
+        })
     }
 }

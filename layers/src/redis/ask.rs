@@ -1,22 +1,24 @@
 //! What is asked for a request.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::Cmd;
+use ::redis::{Cmd, RedisWrite};
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use super::settle::{Settlement, Settlements};
 use crate::rate_limit::TakeResult;
 use crate::token_limit::Budget;
 
 /// What one request takes: a request from each bucket, and tokens from accounts. Redis' answers are added to
-/// it.
+/// it. The usual limits fit without an allocation.
 #[derive(Default)]
 pub(super) struct Ask {
-    pub(super) buckets: Vec<BucketAsk>,
-    pub(super) accounts: Vec<AccountAsk>,
+    pub(super) buckets: SmallVec<[BucketAsk; 2]>,
+    pub(super) accounts: SmallVec<[AccountAsk; 1]>,
 }
 
 /// A bucket of requests in Redis.
@@ -57,7 +59,7 @@ pub(super) struct AccountAsk {
     pub(super) tokens: u64,
     /// When the reservation expires if its process dies.
     pub(super) lasts: Duration,
-    pub(super) asked: Vec<Asked>,
+    pub(super) asked: AskedBudgets,
     /// Whether Redis has answered.
     pub(super) is_answered: bool,
     pub(super) held: Held,
@@ -74,6 +76,9 @@ pub(super) enum Held {
     /// The reservation of this name.
     Reservation(String),
 }
+
+/// Most clients have at most two budgets, which fit without an allocation.
+pub(super) type AskedBudgets = SmallVec<[Asked; 2]>;
 
 /// A budget with its current window.
 #[derive(Clone, Copy)]
@@ -115,7 +120,7 @@ impl AccountAsk {
         account: Arc<Account>,
         tokens: u64,
         lasts: Duration,
-        asked: Vec<Asked>,
+        asked: AskedBudgets,
         settlements: Settlements,
     ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -170,8 +175,8 @@ impl Drop for AccountAsk {
 
 impl AccountAsk {
     /// What the script reads.
-    fn write(&self, words: &mut Words) {
-        words.0.push_str(&PROCESS);
+    fn write(&self, words: &mut Words<impl Write>) {
+        words.text(&PROCESS);
         words.number(self.number);
         words.number(self.tokens);
         words.number(millis(self.lasts));
@@ -185,13 +190,18 @@ impl AccountAsk {
     }
 }
 
-/// Words with a space after each.
-struct Words(String);
+/// Words with a space after each, in an argument of a call.
+struct Words<W>(W);
 
-impl Words {
+impl<W: Write> Words<W> {
+    fn text(&mut self, text: &str) {
+        // An argument accepts every write.
+        let _ = self.0.write_all(text.as_bytes());
+    }
+
     fn word(&mut self, word: &str) {
-        self.0.push_str(word);
-        self.0.push(' ');
+        self.text(word);
+        self.text(" ");
     }
 
     fn number(&mut self, number: impl itoa::Integer) {
@@ -228,17 +238,21 @@ impl Ask {
         let keys = self.buckets.len() + 2 * self.accounts.len();
         let mut call = Cmd::with_capacity(4 + keys, 512);
         call.arg("EVALSHA").arg(hash).arg(keys);
-        let mut words = Words(String::with_capacity(256));
-        words.number(self.buckets.len());
         for BucketAsk { bucket, .. } in &self.buckets {
             call.arg(&bucket.key);
-            words.0.push_str(&bucket.words);
+        }
+        for AccountAsk { account, .. } in &self.accounts {
+            call.arg(&account.key).arg(&account.open);
+        }
+        let mut words = Words(call.writer_for_next_arg());
+        words.number(self.buckets.len());
+        for BucketAsk { bucket, .. } in &self.buckets {
+            words.text(&bucket.words);
         }
         for ask in &self.accounts {
-            call.arg(&ask.account.key).arg(&ask.account.open);
             ask.write(&mut words);
         }
-        call.arg(words.0);
+        drop(words);
         call
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use super::ask::Ask;
+use super::ask::{Ask, BucketAsk};
 use super::test_cluster::{Cluster, until, within_limit};
 use super::test_server::{Server, free_port};
 use super::*;
@@ -78,22 +78,11 @@ async fn limits_in_a_cluster_count_once_for_two_processes_and_have_one_slot() {
         ask.bucket(rates[which].bucket(ada().as_ref(), &quota(150)));
         ask.account(accounts[which].ask(ada().as_ref(), &budgets, 10));
         async move {
-            let asked = redis
-                .admit("admit", ask)
-                .await
-                .map_err(|(error, _)| error)
-                .unwrap();
-            let is_taken = asked
-                .buckets
-                .iter()
-                .all(|ask| matches!(ask.answer, Some(Ok(_))));
-            (
-                is_taken,
-                asked
-                    .only_account()
-                    .ok()
-                    .and_then(|account| account.reservation),
-            )
+            redis.admit("admit", &mut ask).await.unwrap();
+            let is_taken = |ask: &BucketAsk| matches!(ask.answer, Some(Ok(_)));
+            let are_taken = ask.buckets.iter().all(is_taken);
+            let account = ask.only_account().ok();
+            (are_taken, account.and_then(|account| account.reservation))
         }
     });
     let answers = join_all(asking).await;

@@ -202,8 +202,8 @@ fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Asks Redis.
-async fn admit(redis: Redis, ask: Ask) -> Admitted {
-    Admitted::new(redis.admit("admit", ask).await)
+async fn admit(redis: Redis, asking: Admitted) -> Admitted {
+    asking.ask(&redis).await
 }
 
 /// The service of [`RedisLimitsLayer`].
@@ -249,14 +249,14 @@ where
         let Some(ask) = ask else {
             return RedisLimitsFuture::calling(self.inner.call(request));
         };
-        let admitting = Box::pin(admit(redis.clone(), ask));
+        let admitting = admit(redis.clone(), Admitted::new(ask));
         let next = self.inner.clone();
         let readied = std::mem::replace(&mut self.inner, next);
         RedisLimitsFuture {
             state: State::Asking {
-                asking: Box::new(Asking {
-                    admitting,
+                asking: Box::pin(Asking {
                     next: Some((readied, request)),
+                    admitting,
                 }),
             },
         }
@@ -278,7 +278,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, B, F> {
         // Boxed: otherwise each outer future would be as large as a request.
-        Asking { asking: Box<Asking<S, B>> },
+        Asking { asking: Pin<Box<Asking<S, B, dyn Future<Output = Admitted> + Send>>> },
         Calling {
             #[pin]
             inner: F,
@@ -286,9 +286,13 @@ pin_project! {
     }
 }
 
-struct Asking<S, B> {
-    admitting: Pin<Box<dyn Future<Output = Admitted> + Send>>,
-    next: Option<(S, Request<B>)>,
+pin_project! {
+    struct Asking<S, B, A: ?Sized> {
+        next: Option<(S, Request<B>)>,
+        // The last field, so that both are in one box.
+        #[pin]
+        admitting: A,
+    }
 }
 
 impl<S: Service<Request<B>>, B> RedisLimitsFuture<S, B> {
@@ -307,7 +311,8 @@ impl<S: Service<Request<B>>, B> Future for RedisLimitsFuture<S, B> {
         loop {
             match state.as_mut().project() {
                 StateProjection::Asking { asking } => {
-                    let admitted = ready!(asking.admitting.as_mut().poll(cx));
+                    let asking = asking.as_mut().project();
+                    let admitted = ready!(asking.admitting.poll(cx));
                     let (mut service, mut request) = asking
                         .next
                         .take()

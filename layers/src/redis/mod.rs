@@ -102,7 +102,7 @@ mod tests;
 mod tokens;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind};
+use ::redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, from_redis_value};
 
 pub use address::{InvalidRedisAddress, RedisAddress};
 pub(crate) use admit::Admitted;
@@ -133,7 +133,7 @@ impl RedisScript {
         call: &Cmd,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
-        let answer = call.query_async(connection).await;
+        let answer = query(call, connection).await;
         let no_script = ErrorKind::Server(ServerErrorKind::NoScript);
         match &answer {
             Err(error) if error.kind() == no_script => {
@@ -143,4 +143,13 @@ impl RedisScript {
             _ => answer,
         }
     }
+}
+
+/// As [`Cmd::query_async`], which allocates its future.
+async fn query<T: FromRedisValue>(
+    call: &Cmd,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<T> {
+    let answer = connection.send_packed_command(call).await?;
+    Ok(from_redis_value(answer.extract_error()?)?)
 }

@@ -71,8 +71,10 @@ impl<K: Clone + Hash + Eq> RedisBuckets<K> {
 
 /// The microseconds to refill one request; rounded up.
 fn micros(quota: &Quota) -> u64 {
-    let micros = quota.interval().as_nanos().div_ceil(1000);
-    u64::try_from(micros).unwrap_or(u64::MAX)
+    let interval = quota.interval();
+    let of_the_second = u64::from(interval.subsec_nanos().div_ceil(1000));
+    let of_seconds = interval.as_secs().saturating_mul(1_000_000);
+    of_seconds.saturating_add(of_the_second)
 }
 
 /// The answer of the buckets in memory, if there are any and Redis has given none.
@@ -108,9 +110,9 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RateStore<K> for RedisBuckets
         ask.bucket(self.bucket(key.as_ref(), quota));
         let (redis, otherwise, quota) = (self.redis.clone(), self.otherwise.clone(), *quota);
         Either::Right(Box::pin(async move {
-            let answer = match redis.admit("take", ask).await {
-                Ok(answered) => answered.only_bucket(),
-                Err((unavailable, _)) => Err(unavailable),
+            let answer = match redis.admit("take", &mut ask).await {
+                Ok(()) => ask.only_bucket(),
+                Err(unavailable) => Err(unavailable),
             };
             or_memory(answer, otherwise.as_deref(), &key, &quota)
         }))

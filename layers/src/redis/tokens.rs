@@ -10,10 +10,11 @@ use std::time::Duration;
 use futures_util::future::Either;
 use http::Extensions;
 use jiff::tz::TimeZone;
+use smallvec::SmallVec;
 
 use super::Redis;
 use super::admit::{AccountAnswer, Admitted};
-use super::ask::{Account, AccountAsk, Ask, Asked, Seen, name_of_client};
+use super::ask::{Account, AccountAsk, Ask, Asked, AskedBudgets, Seen, name_of_client};
 use super::per_client::PerClient;
 use super::settle::{Settlement, Settlements};
 use crate::store::StoreUnavailable;
@@ -172,14 +173,15 @@ enum Reserved<K> {
         key: Option<K>,
         account: Arc<Account>,
         reservation: String,
-        budgets: Box<[Budget]>,
+        /// Most clients have at most two, which fit without an allocation.
+        budgets: SmallVec<[Budget; 2]>,
     },
     InMemory(MemoryReservation<K>),
 }
 
 impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
     /// The budgets with their current windows.
-    fn asked(&self, budgets: &[Budget]) -> Vec<Asked> {
+    fn asked(&self, budgets: &[Budget]) -> AskedBudgets {
         let (now, spans) = self.memory.spans();
         let asked = budgets.iter().map(|budget| {
             let span = &spans[budget.window() as usize];
@@ -232,7 +234,7 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> RedisTokens<K> {
                 key,
                 account,
                 reservation,
-                budgets: budgets.into(),
+                budgets: SmallVec::from_slice(budgets),
             };
             return Ok(Ok(Granted {
                 reservation: RedisReservation(Box::new(reserved)),
@@ -279,9 +281,9 @@ impl<K: Clone + Hash + Eq + Send + Sync + 'static> TokenStore<K> for RedisTokens
         let mut ask = Ask::default();
         ask.account(self.ask(key.as_ref(), &budgets, tokens));
         Either::Right(Box::pin(async move {
-            let answer = match store.redis.admit("reserve", ask).await {
-                Ok(answered) => answered.only_account(),
-                Err((unavailable, _)) => Err(unavailable),
+            let answer = match store.redis.admit("reserve", &mut ask).await {
+                Ok(()) => ask.only_account(),
+                Err(unavailable) => Err(unavailable),
             };
             store.result(key, &budgets, tokens, answer)
         }))

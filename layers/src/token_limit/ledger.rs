@@ -157,16 +157,24 @@ impl<K: Hash + Eq + Clone> Ledger<K> {
         }
         self.update_spans(now);
         let spans = self.spans;
-        let id = self.id(key);
-        let account = self.account(&id);
-        for window in Window::ALL {
-            if budgets.iter().any(|budget| budget.window() == window) {
-                let count = account.count(window, &spans[window as usize]);
-                count.used = count.used.saturating_add(used);
-                count.is_changed = true;
+        self.has_changes = true;
+        let count = |account: &mut Account| {
+            for window in Window::ALL {
+                if budgets.iter().any(|budget| budget.window() == window) {
+                    let count = account.count(window, &spans[window as usize]);
+                    count.used = count.used.saturating_add(used);
+                    count.is_changed = true;
+                }
+            }
+        };
+        // Nearly all keys have an account, which one look-up finds.
+        match key.as_ref().and_then(|key| self.accounts.get_mut(key)) {
+            Some(account) => count(account),
+            None => {
+                let id = self.id(key);
+                count(self.account(&id));
             }
         }
-        self.has_changes = true;
     }
 
     /// The current windows.
