@@ -191,7 +191,7 @@ impl AccountAsk {
 }
 
 /// Words with a space after each, in an argument of a call.
-struct Words<W>(W);
+pub(super) struct Words<W>(pub(super) W);
 
 impl<W: Write> Words<W> {
     fn text(&mut self, text: &str) {
@@ -199,12 +199,12 @@ impl<W: Write> Words<W> {
         let _ = self.0.write_all(text.as_bytes());
     }
 
-    fn word(&mut self, word: &str) {
+    pub(super) fn word(&mut self, word: &str) {
         self.text(word);
         self.text(" ");
     }
 
-    fn number(&mut self, number: impl itoa::Integer) {
+    pub(super) fn number(&mut self, number: impl itoa::Integer) {
         self.word(itoa::Buffer::new().format(number));
     }
 }

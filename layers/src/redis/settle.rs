@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ::redis::Cmd;
+use ::redis::{Cmd, RedisWrite};
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::ask::{Account, Seen};
+use super::ask::{Account, Seen, Words};
 use super::{Redis, RedisScript};
 use crate::token_limit::Window;
 
@@ -161,17 +161,17 @@ impl Settlement {
 }
 
 /// Records the counts that the script returns. `None` if the text is malformed.
-fn note(batch: &[Settlement], text: &str) -> Option<()> {
+fn note(accounts: &[&Arc<Account>], text: &str) -> Option<()> {
     let mut words = text.split_ascii_whitespace();
     while let Some(number) = words.next() {
-        let settlement = batch.get(number.parse::<usize>().ok()?)?;
+        let account = accounts.get(number.parse::<usize>().ok()?)?;
         let name = words.next()?;
         let start = Timestamp::from_second(words.next()?.parse().ok()?).ok()?;
         let used = words.next()?.parse().ok()?;
         let window = Window::ALL
             .into_iter()
             .find(|window| window.name() == name)?;
-        let mut seen = settlement.account.seen();
+        let mut seen = account.seen();
         let seen = &mut seen[window as usize];
         if start >= seen.start {
             *seen = Seen { start, used };
@@ -216,27 +216,56 @@ async fn send_all(redis: Redis, mut queue: mpsc::Receiver<Settlement>, state: Ar
 
 /// Sends a batch in one call, and records the counts that it leads to. Returns whether all of it has arrived.
 pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) -> bool {
-    let command = |is_first: bool| {
-        let mut call = Cmd::with_capacity(4 + 4 * batch.len(), 64 + 256 * batch.len());
-        call.arg("EVALSHA").arg(SETTLE.hash()).arg(2 * batch.len());
-        for settlement in batch {
-            let Account { key, open, .. } = &*settlement.account;
-            call.arg(key).arg(open);
-        }
-        call.arg(u8::from(is_first));
-        for settlement in batch {
-            call.arg(&settlement.reservation).arg(settlement.used);
-        }
-        call
-    };
+    let accounts = accounts(batch);
     let sent = redis
         .call("settle", async |mut connection| {
-            let command = command(is_first);
+            let command = command(batch, &accounts, is_first);
             SETTLE.call::<String>(&command, &mut connection).await
         })
         .await;
     if let Ok(text) = &sent {
-        note(batch, text);
+        note(&accounts, text);
     }
     sent.is_ok()
+}
+
+/// The accounts of a batch, each once: a busy client has several requests in a batch.
+fn accounts(batch: &[Settlement]) -> Vec<&Arc<Account>> {
+    let mut accounts = Vec::with_capacity(batch.len());
+    for Settlement { account, .. } in batch {
+        if place(&accounts, account).is_none() {
+            accounts.push(account);
+        }
+    }
+    accounts
+}
+
+fn place(accounts: &[&Arc<Account>], account: &Arc<Account>) -> Option<usize> {
+    let is_it = |known: &&Arc<Account>| Arc::ptr_eq(known, account);
+    accounts.iter().position(is_it)
+}
+
+/// The call of the script `settle.lua`.
+fn command(batch: &[Settlement], accounts: &[&Arc<Account>], is_first: bool) -> Cmd {
+    let size = 64 + 128 * accounts.len() + 128 * batch.len();
+    let mut call = Cmd::with_capacity(4 + 2 * accounts.len(), size);
+    call.arg("EVALSHA")
+        .arg(SETTLE.hash())
+        .arg(2 * accounts.len());
+    for account in accounts {
+        call.arg(&account.key).arg(&account.open);
+    }
+    let mut words = Words(call.writer_for_next_arg());
+    words.number(u8::from(is_first));
+    for settlement in batch {
+        // The accounts are those of the batch.
+        let Some(account) = place(accounts, &settlement.account) else {
+            continue;
+        };
+        words.number(account);
+        words.word(&settlement.reservation);
+        words.number(settlement.used);
+    }
+    drop(words);
+    call
 }

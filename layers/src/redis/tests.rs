@@ -280,6 +280,31 @@ async fn a_settlement_that_is_sent_twice_counts_once() {
 }
 
 #[tokio::test]
+async fn requests_of_several_clients_that_end_together_count_for_their_own_client() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let (redis, clock) = (server.connect().await, Clock::new());
+    let (store, budgets) = (clock.tokens(&redis), [budget(100, Window::Day)]);
+    let client = |name: &str| Some(name.to_owned());
+    let mut ended = Vec::new();
+    for (name, used) in [("ada", 1), ("bob", 20), ("ada", 3), ("bob", 40)] {
+        let granted = store.reserve(client(name), &budgets, 5).await.unwrap();
+        ended.push((granted.unwrap().reservation, used));
+    }
+    for (reservation, used) in ended {
+        store.settle(reservation, used);
+    }
+    store.settled().await;
+    for (name, used) in [("ada", 4), ("bob", 60)] {
+        let key = client(name);
+        assert_eq!(store.used(key.as_ref(), Window::Day), used);
+        let granted = store.reserve(key, &budgets, 0).await.unwrap();
+        assert_eq!(left(&granted), Ok(vec![100 - used]));
+    }
+}
+
+#[tokio::test]
 async fn what_a_process_has_used_counts_in_its_part_when_redis_is_gone() {
     let Some(mut server) = Server::start(&[]) else {
         return;
