@@ -49,6 +49,17 @@ impl<S: Clone> Reuse<S> {
         let free = instances.free.pop();
         free.unwrap_or_else(|| Box::new(instances.original.clone()))
     }
+
+    /// Calls an instance.
+    pub(crate) fn call_instance<R>(&self, request: R) -> CallFuture<S, R>
+    where
+        S: Service<R>,
+    {
+        let mut service = self.take();
+        let future = CallFuture::of(&mut *service, request);
+        self.instances().free.push(service);
+        future
+    }
 }
 
 impl<S> Clone for Reuse<S> {
@@ -76,10 +87,7 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let mut service = self.take();
-        let future = CallFuture::of(&mut *service, request);
-        self.instances().free.push(service);
-        future
+        self.call_instance(request)
     }
 }
 
@@ -101,7 +109,7 @@ pin_project! {
 
 impl<S: Service<R> + Clone, R> CallFuture<S, R> {
     /// Calls `service`, or a clone if it is not ready at once.
-    pub(crate) fn of(service: &mut S, request: R) -> Self {
+    fn of(service: &mut S, request: R) -> Self {
         let at_once = &mut Context::from_waker(Waker::noop());
         let state = match service.poll_ready(at_once) {
             Poll::Ready(Ok(())) => CallState::Called {

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -39,8 +39,7 @@ pub(super) type AnswerBody<B> = Either<Full<Bytes>, ConnectionBody<ResponseBody<
 
 /// Creates the service of each connection.
 pub(super) struct MakeEdgeService<S> {
-    /// Locked while it is cloned for a new connection, because a stack need not be `Sync`.
-    stack: Mutex<S>,
+    stack: Stack<S>,
     rules: Arc<Rules>,
     gauges: Arc<Gauges>,
     body_timeout: Option<Duration>,
@@ -72,7 +71,7 @@ impl<S: Clone> MakeEdgeService<S> {
         let requires_header = config.requires_proxy_protocol;
         Self {
             proxy_headers: requires_header.then(|| ProxyHeaders::new(proxies, gauges.clone())),
-            stack: Mutex::new(stack),
+            stack: Stack::new(stack),
             rules: Arc::new(Rules::new(config)),
             gauges,
             body_timeout: config.body_timeout,
@@ -88,9 +87,8 @@ impl<S: Clone> MakeEdgeService<S> {
         tls: Option<Arc<TlsClient>>,
         socket: SocketState,
     ) -> EdgeService<S> {
-        let stack = self.stack.lock().unwrap_or_else(PoisonError::into_inner);
         EdgeService {
-            stack: Stack::new(stack.clone()),
+            stack: self.stack.clone(),
             rules: self.rules.clone(),
             state: ConnectionState::new(socket, self.gauges.clone()),
             peer,

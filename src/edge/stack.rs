@@ -1,7 +1,7 @@
 //! The stack: what the edge needs of it, and how hyper calls it.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
+use std::fmt;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -11,10 +11,10 @@ use llamatower_layers::BoxError;
 use tower::Service;
 
 use super::request_body::RequestBody;
-use crate::reuse::CallFuture;
+use crate::reuse::{CallFuture, Reuse};
 
-/// A service that the edge can serve: it is cloned for each connection, and answers each request, because
-/// what is left of an error at the edge would have no dialect.
+/// A service that the edge can serve: it answers each request, because what is left of an error at the edge
+/// would have no dialect. Connections share clones of it.
 pub trait HttpStack:
     Service<
         Request<RequestBody>,
@@ -44,15 +44,26 @@ where
     type Body = B;
 }
 
-/// The stack of one connection. hyper-util's `TowerToHyperService` clones the service for each request: for
-/// the layers of the gateway this costs 1,350 instructions, and more when the clone is dropped. Here all
-/// requests of a connection call the same instance; it is cloned only if it is not ready at once.
-#[derive(Debug)]
-pub(super) struct Stack<S>(RefCell<S>);
+/// The stack of all connections. hyper-util's `TowerToHyperService` clones the service for each request: for
+/// the layers of the gateway this costs 1,350 instructions, and more when the clone is dropped. Here a request
+/// takes an instance for its call, so that a connection holds none.
+pub(super) struct Stack<S>(Reuse<S>);
 
 impl<S> Stack<S> {
     pub(super) fn new(service: S) -> Self {
-        Self(RefCell::new(service))
+        Self(Reuse::new(service))
+    }
+}
+
+impl<S> Clone for Stack<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S> fmt::Debug for Stack<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stack").field(&self.0).finish()
     }
 }
 
@@ -65,7 +76,7 @@ where
     type Future = CallFuture<S, R>;
 
     fn call(&self, request: R) -> Self::Future {
-        CallFuture::of(&mut self.0.borrow_mut(), request)
+        self.0.call_instance(request)
     }
 }
 
@@ -77,17 +88,21 @@ mod tests {
     use crate::reuse::tests::Slow;
 
     #[tokio::test]
-    async fn only_a_service_that_is_not_ready_is_cloned() {
+    async fn connections_share_an_instance_and_a_clone_is_made_while_it_is_not_ready() {
         let slow = Slow::new();
         let clones = slow.clones.clone();
         let stack = Stack::new(slow);
         assert_eq!(
-            stack.call(1).await,
+            stack.clone().call(1).await,
             Ok(2),
             "it waits until a clone is ready"
         );
-        assert_eq!(clones.load(Relaxed), 1);
-        assert_eq!(stack.call(2).await, Ok(3), "by now it is ready");
-        assert_eq!(clones.load(Relaxed), 1);
+        assert_eq!(clones.load(Relaxed), 2, "an instance, and one that waits");
+        assert_eq!(
+            stack.clone().call(2).await,
+            Ok(3),
+            "by now the instance is ready"
+        );
+        assert_eq!(clones.load(Relaxed), 2);
     }
 }
