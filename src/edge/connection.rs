@@ -37,6 +37,9 @@ const HYPER_HEAD_FIELDS: usize = 100;
 
 type Http<S> = http1::Connection<TokioIo<EdgeSocket<Transport>>, EdgeService<S>>;
 
+/// What is left to do on the socket of a connection that has ended.
+type Rest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Time-outs and size limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -85,7 +88,6 @@ pub(super) fn serve_http<S: HttpStack>(
     }
     let mut connection = Connection {
         http: http.serve_connection(TokioIo::new(socket), service),
-        state: state.clone(),
         waker: Waker::from(state.clone()),
         limits,
         closing: Some(Box::pin(closing.graceful.cancelled_owned())),
@@ -95,41 +97,12 @@ pub(super) fn serve_http<S: HttpStack>(
         unread: None,
         clock: head_deadline.map_or_else(Deadline::default, Deadline::new),
         timed: head_deadline.map(|_| state.phase().0),
+        state,
     };
     async move {
         let end = poll_fn(|cx| connection.poll(cx)).await;
-        match &end {
-            End::Closed(Ok(())) => tracing::trace!("connection closed"),
-            End::Closed(Err(error)) => match stalled(error) {
-                Some(stalled) => {
-                    tracing::debug!("{stalled} (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)");
-                }
-                None => tracing::debug!(%error, "connection failed"),
-            },
-            End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
-            End::Now => return,
-        }
-        let http1::Parts {
-            io,
-            read_buf,
-            service,
-            ..
-        } = connection.http.into_parts();
-        let transport = io.into_inner().into_inner();
-        if let Some(refusal) = end.refusal(&state) {
-            state.gauges.refused_heads.fetch_add(1, Relaxed);
-            let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
-            return refusal.send(transport, dialect).await;
-        }
-        if state.is_http_10() && end.cuts_an_answer() {
-            return reset(transport.stream());
-        }
-        let unread =
-            state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
-        if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
-            linger(transport).await;
-        } else if matches!(end, End::Clock(Phase::Head | Phase::Idle)) {
-            transport.close_idle();
+        if let Some(rest) = connection.end(end) {
+            rest.await;
         }
     }
 }
@@ -193,6 +166,48 @@ struct Connection<S: HttpStack> {
 }
 
 impl<S: HttpStack> Connection<S> {
+    /// Ends the connection, and returns what is left to do on its socket. That is boxed, because it would
+    /// reserve memory for the whole connection, and few connections need it.
+    fn end(self, end: End) -> Option<Rest> {
+        let state = self.state;
+        match &end {
+            End::Closed(Ok(())) => tracing::trace!("connection closed"),
+            End::Closed(Err(error)) => match stalled(error) {
+                Some(stalled) => {
+                    tracing::debug!("{stalled} (limit: LLAMATOWER_WRITE_STALL_TIMEOUT)");
+                }
+                None => tracing::debug!(%error, "connection failed"),
+            },
+            End::Clock(phase) => tracing::debug!(?phase, "connection timed out"),
+            End::Now => return None,
+        }
+        let http1::Parts {
+            io,
+            read_buf,
+            service,
+            ..
+        } = self.http.into_parts();
+        let transport = io.into_inner().into_inner();
+        if let Some(refusal) = end.refusal(&state) {
+            state.gauges.refused_heads.fetch_add(1, Relaxed);
+            let dialect = service.rules.refuse_head(refusal, &read_buf, service.peer);
+            return Some(Box::pin(refusal.send(transport, dialect)));
+        }
+        if state.is_http_10() && end.cuts_an_answer() {
+            reset(transport.stream());
+            return None;
+        }
+        let unread =
+            state.is_unread() || !read_buf.is_empty() || matches!(end, End::Closed(Err(_)));
+        if unread && !state.socket.has_peer_closed() && !state.socket.has_write_failed() {
+            return Some(Box::pin(linger(transport)));
+        }
+        if matches!(end, End::Clock(Phase::Head | Phase::Idle)) {
+            transport.close_idle();
+        }
+        None
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.state.begin_turn(cx.waker());
         if self.poll_closing(cx).is_ready() {
