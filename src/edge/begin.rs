@@ -44,7 +44,8 @@ pub(super) fn serve<S: HttpStack>(
         let deadline = Instant::now() + limits.header;
         // hyper's buffers are allocated only once the client has sent something.
         let first = opening(&mut accepted, services.proxy_headers.as_ref());
-        let first = timeout_at(deadline, first);
+        // A box of its own, which is freed with the first bytes.
+        let first = Box::pin(timeout_at(deadline, first));
         let first = closing.graceful.run_until_cancelled(first).await;
         if let Some(Ok(Ok(mut first))) = first
             && !first.is_empty()
