@@ -223,7 +223,7 @@ fn clocks_allocate_a_signal_and_a_timer() {
 /// and the headers of the second limit stand beside those of the first.
 #[test]
 fn a_stack_allocates_as_much_as_its_layers() {
-    allocates(&subjects::stack(), 42);
+    allocates(&subjects::stack(), 36);
 }
 
 /// The shared report, and the extensions of an answer that had none.
@@ -242,5 +242,5 @@ fn token_limit_allocates_its_headers_and_settlement() {
 /// The request is read to find that its answer cannot be cached.
 #[test]
 fn cache_allocates_the_parsed_request() {
-    allocates(&subjects::cache(), 11);
+    allocates(&subjects::cache(), 5);
 }
