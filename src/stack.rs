@@ -48,6 +48,7 @@ use crate::ollama::hold::hold_until_continue;
 use crate::ollama::hygiene::clean_response;
 use crate::ollama::rewrite::RewriteLayer;
 use crate::ollama::servers_lost::CountLost;
+use crate::ollama::tell_limit::TellLimit;
 use crate::ollama::upstream::Access;
 use crate::ollama::{self, Ollama};
 use crate::openai::Translate;
@@ -160,6 +161,7 @@ where
         // A request that waits for its body keeps no instances of the layers below.
         .layer_fn(Reuse::new)
         .layer(scan(settings, handles.body_memory))
+        .layer_fn(TellLimit::new)
         .layer(RequestFilterLayer::new(live.models.clone()))
         .layer(telemetry.inference_span_layer())
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
@@ -222,7 +224,9 @@ where
         )
         .layer_fn(move |inner| DownClock::new(inner, &probed, probe_timeout))
         // Outside of the clocks, which wrap the body.
-        .layer(RewriteLayer::new(settings.limits.keep_alive()))
+        .layer(
+            RewriteLayer::new(settings.limits.keep_alive()).for_openai(backend.openai().is_some()),
+        )
         .map_request(prepare(settings, backend))
         .layer(clocks(timeouts))
         .layer(SetSensitiveResponseHeadersLayer::new([SET_COOKIE]))

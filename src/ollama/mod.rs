@@ -15,6 +15,7 @@ pub(crate) mod lists;
 mod pull;
 pub mod rewrite;
 pub mod servers_lost;
+pub mod tell_limit;
 mod unload;
 pub mod upstream;
 

@@ -1,6 +1,7 @@
 //! Changes values in the body of a request before a backend gets it: `options.num_ctx`, as the
 //! fleet has decided for the chosen backend, and `keep_alive`, within the limits for clients with a
-//! key.
+//! key. Adds `max_tokens` for an Ollama, which does not read `max_completion_tokens`, if the
+//! generated tokens have a maximum.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -58,12 +59,22 @@ impl KeepAliveLimits {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RewriteLayer {
     keep_alive: KeepAliveLimits,
+    is_openai: bool,
 }
 
 impl RewriteLayer {
     /// A layer with these limits.
     pub fn new(keep_alive: KeepAliveLimits) -> Self {
-        Self { keep_alive }
+        Self {
+            keep_alive,
+            is_openai: false,
+        }
+    }
+
+    /// Whether the server is OpenAI-compatible, so that it reads `max_completion_tokens`.
+    #[must_use]
+    pub fn for_openai(self, is_openai: bool) -> Self {
+        Self { is_openai, ..self }
     }
 }
 
@@ -71,8 +82,8 @@ impl<S> Layer<S> for RewriteLayer {
     type Service = Rewrite<S>;
 
     fn layer(&self, inner: S) -> Rewrite<S> {
-        let keep_alive = self.keep_alive;
-        Rewrite { inner, keep_alive }
+        let rules = *self;
+        Rewrite { inner, rules }
     }
 }
 
@@ -80,7 +91,7 @@ impl<S> Layer<S> for RewriteLayer {
 #[derive(Clone, Debug)]
 pub struct Rewrite<S> {
     inner: S,
-    keep_alive: KeepAliveLimits,
+    rules: RewriteLayer,
 }
 
 impl<S, B, R> Service<Request<ReplayBody<B>>> for Rewrite<S>
@@ -102,12 +113,16 @@ where
             header = Some(header_of(*num_ctx));
             log_num_ctx(request.extensions(), *num_ctx);
         }
-        if let Some(keep_alive) = self.keep_alive.correct(request.extensions()) {
+        if let Some(keep_alive) = self.rules.keep_alive.correct(request.extensions()) {
             edits = edits.with_keep_alive(keep_alive);
             tracing::debug!(
                 ?keep_alive,
                 "keep_alive was changed to the limit, or because the model is pinned"
             );
+        }
+        let llm = LlmRequest::of(request.extensions());
+        if !self.rules.is_openai && llm.is_some_and(|llm| llm.places.has_max_tokens_of_ollama()) {
+            edits = edits.with_max_tokens_of_ollama();
         }
         if !edits.is_empty() {
             edits.apply(&mut request);

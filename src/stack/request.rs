@@ -165,6 +165,7 @@ pub(super) fn body_limit(settings: &Settings, memory: MemoryBudget) -> BodyLimit
 /// Scans bodies. What it decompresses has the same memory budget as the bodies.
 pub(super) fn scan(settings: &Settings, memory: MemoryBudget) -> LlmRequestLayer {
     LlmRequestLayer::new()
+        .with_max_output_tokens(settings.limits.max_output_tokens)
         .with_default_model(settings.backends.default_model.clone())
         .with_decoded_limit(settings.limits.body)
         .with_prefix_blocks(prefix_blocks(&settings.backends.urls))

@@ -4,6 +4,7 @@
 //! or as JSON. So a client cannot inject a log line.
 
 use llamatower_layers::Outcome;
+use llamatower_layers::llm_request::LimitedOutput;
 
 use super::attributes::{bounded, method_name};
 use super::{names, spans};
@@ -34,6 +35,7 @@ pub(super) fn write(outcome: &Outcome) {
         duration = outcome.duration.map(seconds),
         ttfb = outcome.time_to_first_byte.map(seconds),
         queued = outcome.queued.map(seconds),
+        max_output_tokens = outcome.extensions.get().map(|LimitedOutput(tokens)| *tokens),
         prompt_tokens = outcome.usage.map(|usage| usage.prompt_tokens),
         output_tokens = outcome.usage.map(|usage| usage.output_tokens),
         ending = outcome.ending.name(),

@@ -340,6 +340,7 @@ pub const REFUSALS_BY_KIND: [&str; 54] = [
     "too_many_connections",
     "unknown_expectation",
     "unknown_path",
+    "unlimited_output",
     "unload_refused",
     "unsupported_encoding",
     "unsupported_transfer_encoding",

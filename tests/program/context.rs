@@ -168,6 +168,90 @@ async fn a_context_size_that_no_client_can_want_is_not_sent_and_does_not_change_
     }
 }
 
+const OUTPUT_TOKENS: &str = "x-llamatower-max-output-tokens";
+
+#[tokio::test]
+async fn generated_tokens_have_a_maximum_in_each_dialect_and_the_client_and_the_log_are_told() {
+    let sim = server().await;
+    let max = [("LLAMATOWER_MAX_OUTPUT_TOKENS", "5")];
+    let gateway = Gateway::start_up(&[&sim], &max).await;
+    let prompt = json!({"model": "tiny", "prompt": "hi", "stream": false});
+    let input = json!({"model": "tiny", "input": "hi"});
+    for (path, body, pointer) in [
+        ("/api/chat", chat(), "/options/num_predict"),
+        ("/api/generate", prompt.clone(), "/options/num_predict"),
+        ("/v1/chat/completions", chat(), "/max_tokens"),
+        ("/v1/completions", prompt, "/max_tokens"),
+        ("/v1/responses", input, "/max_output_tokens"),
+        (
+            "/v1/messages",
+            with(chat(), json!({"max_tokens": 900})),
+            "/max_tokens",
+        ),
+    ] {
+        let answer = gateway.post(path, &body).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text);
+        assert_eq!(answer.header(OUTPUT_TOKENS), "5", "{path}");
+        let received = last_body(&sim, path);
+        assert_eq!(received.pointer(pointer), Some(&json!(5)), "{path}");
+        let is_it = |line: &Value| line["max_output_tokens"] == 5 && line["path"] == Value::Null;
+        gateway.logged("the access log's line", is_it).await;
+    }
+    let small = with(chat(), json!({"options": {"num_predict": 3}}));
+    let answer = gateway.post("/api/chat", &small).await;
+    assert_eq!(answer.header(OUTPUT_TOKENS), "");
+    assert_eq!(last_body(&sim, "/api/chat"), small);
+
+    let small = with(chat(), json!({"max_completion_tokens": 3}));
+    let answer = gateway.post("/v1/chat/completions", &small).await;
+    assert_eq!(answer.json()["usage"]["completion_tokens"], 3);
+    let received = last_body(&sim, "/v1/chat/completions");
+    assert_eq!(
+        received,
+        with(small, json!({"max_tokens": 3})),
+        "Ollama reads this one"
+    );
+}
+
+#[tokio::test]
+async fn generated_tokens_have_no_maximum_unless_it_is_set() {
+    let sim = server().await;
+    let gateway = Gateway::start_up(&[&sim], &[]).await;
+    let limits = json!({"max_completion_tokens": 3, "max_tokens": 100_000});
+    for body in [chat(), with(chat(), limits)] {
+        let answer = gateway.post("/v1/chat/completions", &body).await;
+        assert_eq!((answer.status, answer.header(OUTPUT_TOKENS)), (200, ""));
+        assert_eq!(last_body(&sim, "/v1/chat/completions"), body);
+    }
+}
+
+#[tokio::test]
+async fn an_openai_compatible_server_gets_the_maximum_of_generated_tokens_too() {
+    let sim = server().await;
+    let max = [("LLAMATOWER_MAX_OUTPUT_TOKENS", "5")];
+    let gateway = super::openai::gateway(&[super::openai::openai(&sim)], &max).await;
+    for (path, body) in [
+        ("/api/chat", chat()),
+        (
+            "/v1/chat/completions",
+            with(chat(), json!({"max_tokens": -1})),
+        ),
+    ] {
+        let answer = gateway.post(path, &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.header(OUTPUT_TOKENS), "5");
+        assert_eq!(last_body(&sim, "/v1/chat/completions")["max_tokens"], 5);
+    }
+    let body = with(chat(), json!({"max_completion_tokens": 900}));
+    gateway.post("/v1/chat/completions", &body).await;
+    let sent = with(chat(), json!({"max_completion_tokens": 5}));
+    assert_eq!(
+        last_body(&sim, "/v1/chat/completions"),
+        sent,
+        "and not both"
+    );
+}
+
 /// A chat whose response has begun, and is not complete before the connection is dropped.
 async fn begin_stream(gateway: &Gateway, body: &Value) -> (Connection, String) {
     let mut connection = gateway.connect().await;

@@ -18,15 +18,17 @@ use crate::body::ReplayBody;
 pub struct EditPlaces {
     /// The value that names the model, with its quotes.
     pub(super) model: Option<Range<u64>>,
-    pub(super) num_ctx: Option<NumCtxPlace>,
+    pub(super) num_ctx: Option<OptionPlace>,
     pub(super) corrects_num_ctx: bool,
     /// The value of `keep_alive`.
     pub(super) keep_alive: Option<Range<u64>>,
+    /// The `max_tokens` that Ollama needs in addition, and what it replaces.
+    pub(super) max_tokens_of_ollama: Option<(Range<u64>, u64)>,
 }
 
-/// Where `options.num_ctx` stands or can be inserted.
+/// Where an option in `options` stands or can be inserted.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum NumCtxPlace {
+pub(super) enum OptionPlace {
     /// Its value: a number or null.
     Value(Range<u64>),
     /// Right after the opening brace of `options`.
@@ -59,10 +61,17 @@ impl EditPlaces {
         self.model.is_some()
     }
 
-    /// The place of the model alone.
-    pub(super) fn of_model(self) -> Self {
+    /// Whether the request limits its response by `max_completion_tokens` alone, which Ollama does
+    /// not read ([`BodyEdits::with_max_tokens_of_ollama`]).
+    pub fn has_max_tokens_of_ollama(&self) -> bool {
+        self.max_tokens_of_ollama.is_some()
+    }
+
+    /// The places that all dialects have.
+    pub(super) fn of_all_dialects(self) -> Self {
         Self {
             model: self.model,
+            max_tokens_of_ollama: self.max_tokens_of_ollama,
             ..Self::default()
         }
     }
@@ -70,22 +79,16 @@ impl EditPlaces {
     /// The places after `replaced` was replaced by a text of this length. The body is not empty
     /// then. A place that was replaced has the new text.
     pub(super) fn after_splice(self, replaced: &Range<u64>, length: u64) -> Self {
-        let moved = |at: u64| match at >= replaced.end {
-            true => at - (replaced.end - replaced.start) + length,
-            false => at,
-        };
-        let moved_range = |range: Range<u64>| match range == *replaced && !range.is_empty() {
-            true => range.start..range.start + length,
-            false => moved(range.start)..moved(range.end),
-        };
+        let moved = |at| moved(at, replaced, length);
+        let moved_range = |range| moved_range(range, replaced, length);
         let num_ctx = self.num_ctx.map(|place| match place {
-            NumCtxPlace::Value(value) => NumCtxPlace::Value(moved_range(value)),
-            NumCtxPlace::InOptions { at, is_empty } => NumCtxPlace::InOptions {
+            OptionPlace::Value(value) => OptionPlace::Value(moved_range(value)),
+            OptionPlace::InOptions { at, is_empty } => OptionPlace::InOptions {
                 at: moved(at),
                 is_empty,
             },
-            NumCtxPlace::Options(value) => NumCtxPlace::Options(moved_range(value)),
-            NumCtxPlace::InBody { at, .. } => NumCtxPlace::InBody {
+            OptionPlace::Options(value) => OptionPlace::Options(moved_range(value)),
+            OptionPlace::InBody { at, .. } => OptionPlace::InBody {
                 at,
                 is_empty: false,
             },
@@ -95,14 +98,54 @@ impl EditPlaces {
             num_ctx,
             corrects_num_ctx: self.corrects_num_ctx,
             keep_alive: self.keep_alive.map(moved_range),
+            max_tokens_of_ollama: self.max_tokens_of_ollama.map(|(place, tokens)| {
+                // The beginning of the body stays where it is.
+                let place = match place.is_empty() {
+                    true => place,
+                    false => moved_range(place),
+                };
+                (place, tokens)
+            }),
+        }
+    }
+
+    /// The place of `num_ctx` after another option was inserted at `place`.
+    pub(super) fn option_was_inserted(&mut self, place: Option<OptionPlace>) {
+        let begin = match place {
+            Some(OptionPlace::InOptions { at, .. }) => at,
+            Some(OptionPlace::Options(value)) => value.start + 1,
+            Some(OptionPlace::InBody { at, .. }) => at + r#""options":{"#.len() as u64,
+            // It was replaced.
+            Some(OptionPlace::Value(_)) | None => return,
+        };
+        if !matches!(self.num_ctx, Some(OptionPlace::Value(_)) | None) {
+            self.num_ctx = Some(OptionPlace::InOptions {
+                at: begin,
+                is_empty: false,
+            });
         }
     }
 }
 
-impl NumCtxPlace {
+fn moved(at: u64, replaced: &Range<u64>, length: u64) -> u64 {
+    match at >= replaced.end {
+        true => at - (replaced.end - replaced.start) + length,
+        false => at,
+    }
+}
+
+/// A range of the body after `replaced` was replaced by a text of this length.
+pub(super) fn moved_range(range: Range<u64>, replaced: &Range<u64>, length: u64) -> Range<u64> {
+    match range == *replaced && !range.is_empty() {
+        true => range.start..range.start + length,
+        false => moved(range.start, replaced, length)..moved(range.end, replaced, length),
+    }
+}
+
+impl OptionPlace {
     /// What to replace by what, for this value; `None` if there is nothing to do.
-    fn splice(&self, num_ctx: Option<u64>) -> Option<(Range<u64>, Bytes)> {
-        let Some(num_ctx) = num_ctx else {
+    pub(super) fn splice(&self, key: &str, tokens: Option<u64>) -> Option<(Range<u64>, Bytes)> {
+        let Some(tokens) = tokens else {
             // Ollama reads null like a missing key.
             return match self {
                 Self::Value(value) => Some((value.clone(), "null".into())),
@@ -111,15 +154,14 @@ impl NumCtxPlace {
         };
         let comma = |is_empty| if is_empty { "" } else { "," };
         let (range, text) = match self {
-            Self::Value(value) => (value.clone(), num_ctx.to_string()),
-            Self::InOptions { at, is_empty } => (
-                *at..*at,
-                format!(r#""num_ctx":{num_ctx}{}"#, comma(*is_empty)),
-            ),
-            Self::Options(value) => (value.clone(), format!(r#"{{"num_ctx":{num_ctx}}}"#)),
+            Self::Value(value) => (value.clone(), tokens.to_string()),
+            Self::InOptions { at, is_empty } => {
+                (*at..*at, format!(r#""{key}":{tokens}{}"#, comma(*is_empty)))
+            }
+            Self::Options(value) => (value.clone(), format!(r#"{{"{key}":{tokens}}}"#)),
             Self::InBody { at, is_empty } => (
                 *at..*at,
-                format!(r#""options":{{"num_ctx":{num_ctx}}}{}"#, comma(*is_empty)),
+                format!(r#""options":{{"{key}":{tokens}}}{}"#, comma(*is_empty)),
             ),
         };
         Some((range, text.into()))
@@ -166,6 +208,7 @@ pub struct BodyEdits {
     model: Option<Arc<str>>,
     num_ctx: Option<Option<u64>>,
     keep_alive: Option<KeepAlive>,
+    sets_max_tokens: bool,
 }
 
 impl BodyEdits {
@@ -196,6 +239,16 @@ impl BodyEdits {
         self
     }
 
+    /// Adds the `max_tokens` that Ollama reads, if the request limits its response by
+    /// `max_completion_tokens` alone, and the layer has a
+    /// [maximum](super::LlmRequestLayer::with_max_output_tokens). Other servers read both keys, and
+    /// some refuse a request with both.
+    #[must_use]
+    pub fn with_max_tokens_of_ollama(mut self) -> Self {
+        self.sets_max_tokens = true;
+        self
+    }
+
     /// Whether nothing is to be changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -214,7 +267,7 @@ impl BodyEdits {
         let has_model = model.is_some();
         let model = model.map(|(name, place)| (place, quoted(name)));
         let num_ctx = self.num_ctx.zip(places.num_ctx.as_ref());
-        let num_ctx = num_ctx.and_then(|(num_ctx, place)| place.splice(num_ctx));
+        let num_ctx = num_ctx.and_then(|(num_ctx, place)| place.splice("num_ctx", num_ctx));
         let has_num_ctx = num_ctx.is_some();
         let keep_alive = self.keep_alive.zip(places.keep_alive.clone());
         let keep_alive = keep_alive.and_then(|(time, place)| {
@@ -225,8 +278,18 @@ impl BodyEdits {
             };
             Some((place, seconds))
         });
+        let max_tokens = places.max_tokens_of_ollama.clone();
+        let max_tokens = max_tokens.filter(|_| self.sets_max_tokens);
+        let has_max_tokens = max_tokens.is_some();
+        let max_tokens = max_tokens.map(|(place, tokens)| {
+            let text = match place.is_empty() {
+                true => format!(r#""max_tokens":{tokens},"#),
+                false => tokens.to_string(),
+            };
+            (place, Bytes::from(text))
+        });
         let splices = model.into_iter().chain(num_ctx).chain(keep_alive);
-        let mut splices: SmallVec<[_; 3]> = splices.collect();
+        let mut splices: SmallVec<[_; 3]> = splices.chain(max_tokens).collect();
         // From the end, so that the other places do not move.
         splices.sort_unstable_by_key(|(range, _)| std::cmp::Reverse(range.start));
         for (range, text) in splices {
@@ -243,8 +306,11 @@ impl BodyEdits {
             if has_model {
                 llm.model.clone_from(&self.model);
             }
+            if has_max_tokens {
+                llm.places.max_tokens_of_ollama = None;
+            }
             llm.places.corrects_num_ctx &= !has_num_ctx;
-            if has_num_ctx && !matches!(llm.places.num_ctx, Some(NumCtxPlace::Value(_))) {
+            if has_num_ctx && !matches!(llm.places.num_ctx, Some(OptionPlace::Value(_))) {
                 // The value that was inserted has no place.
                 llm.places.num_ctx = None;
             }

@@ -92,6 +92,27 @@ impl Fail for MalformedBody {
     }
 }
 
+/// The body is compressed, so that the limit of its response cannot be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the response must be limited to at most {max} tokens: set a limit in the request, or send its body uncompressed"
+)]
+pub(super) struct UnlimitedOutput {
+    pub(super) max: u64,
+}
+
+impl Fail for UnlimitedOutput {
+    fn side(&self) -> Side {
+        Side::Client
+    }
+    fn status(&self) -> StatusCode {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    }
+    fn kind(&self) -> &'static str {
+        "unlimited_output"
+    }
+}
+
 /// The endpoint does not support the body's encoding (RFC 9110 15.5.16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -96,7 +96,7 @@ where
                     let scan = &mut waiting.as_mut().expect("polled after it was ready").scan;
                     let scanned = ready!(scan.as_mut().poll(cx));
                     let waiting = waiting.take().expect("it was there above");
-                    waiting.finish(scanned?)
+                    waiting.finish(scanned?)?
                 }
             };
             state.set(State::Called { future });
@@ -108,16 +108,15 @@ impl<S, B> Waiting<S, B>
 where
     S: Service<Request<ReplayBody<B>>>,
 {
-    fn finish(mut self, scanned: Scanned) -> S::Future {
-        let default_model = self.config.default_model.as_ref();
+    fn finish(mut self, scanned: Scanned) -> Result<S::Future, Failure> {
         settle(
             &mut self.request,
             &self.endpoint,
             scanned,
             self.is_json,
-            default_model,
-        );
-        self.inner.call(self.request)
+            &self.config,
+        )?;
+        Ok(self.inner.call(self.request))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The layer and its options.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tower_layer::Layer;
@@ -24,6 +25,7 @@ pub(super) struct Config {
     pub(super) decoded_limit: u64,
     pub(super) budget: Option<MemoryBudget>,
     pub(super) prefix_blocks: usize,
+    pub(super) max_output_tokens: Option<NonZeroU64>,
 }
 
 impl LlmRequestLayer {
@@ -35,6 +37,7 @@ impl LlmRequestLayer {
                 decoded_limit: 128 << 20,
                 budget: None,
                 prefix_blocks: 0,
+                max_output_tokens: None,
             }),
         }
     }
@@ -45,6 +48,18 @@ impl LlmRequestLayer {
     pub fn with_default_model(mut self, model: Option<Arc<str>>) -> Self {
         let model = model.filter(|name| !name.is_empty());
         Arc::make_mut(&mut self.config).default_model = model;
+        self
+    }
+
+    /// The most tokens that a request may generate: `options.num_predict`, `max_tokens`,
+    /// `max_completion_tokens` and `max_output_tokens` are lowered to it, and a request without a
+    /// limit (none, null, zero or a negative number) gets it. Such a request has a
+    /// [`LimitedOutput`](super::LimitedOutput). By default the body is not changed.
+    ///
+    /// A compressed body cannot be changed; it is refused if it would have to be.
+    #[must_use]
+    pub fn with_max_output_tokens(mut self, max: Option<NonZeroU64>) -> Self {
+        Arc::make_mut(&mut self.config).max_output_tokens = max;
         self
     }
 

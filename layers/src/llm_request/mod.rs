@@ -49,6 +49,7 @@ mod future;
 mod layer;
 mod model_name;
 mod needs;
+mod output;
 mod plan;
 pub mod scan;
 mod service;
@@ -69,6 +70,7 @@ pub use future::LlmRequestFuture;
 pub use layer::LlmRequestLayer;
 pub use model_name::{InvalidModelName, ModelName, ModelSource};
 pub use needs::Needs;
+pub use output::LimitedOutput;
 pub use scan::PromptPrefix;
 pub use service::LlmRequestService;
 

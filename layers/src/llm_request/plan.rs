@@ -8,8 +8,10 @@ use http::{Method, Request};
 
 use super::edit::{EditPlaces, replace};
 use super::encoding::{Encoding, scan_zstd};
+use super::error::UnlimitedOutput;
 use super::form::{boundary, scan_form};
 use super::layer::Config;
+use super::output::{LimitedOutput, generates, limit_output};
 use super::scan::{Keys, ScanError, Scanned, Scanner};
 use super::{LlmRequest, MalformedBody};
 use crate::body::ReplayBody;
@@ -89,7 +91,9 @@ pub(super) fn endpoint_of<B>(request: &Request<B>) -> Option<Arc<Endpoint>> {
 
 /// The scanner of a body for this endpoint.
 pub(super) fn scanner(endpoint: &Endpoint, config: &Config) -> Scanner {
+    let acts = config.max_output_tokens.is_some() && generates(endpoint.operation);
     let scanner = Scanner::new(Keys::of(endpoint.dialect, endpoint.operation));
+    let scanner = scanner.with_output_limits(acts);
     match endpoint.operation {
         Operation::Generate | Operation::Chat => scanner.with_prefix_blocks(config.prefix_blocks),
         // Only these have a prompt that servers cache.
@@ -176,9 +180,18 @@ pub(super) fn settle<B>(
     endpoint: &Endpoint,
     mut scanned: Scanned,
     is_json: bool,
-    default_model: Option<&Arc<str>>,
-) {
+    config: &Config,
+) -> Result<(), Failure> {
     let operation = endpoint.operation;
+    let max_output = config.max_output_tokens.filter(|_| generates(operation));
+    if let Some(max) = max_output {
+        let is_limited = limit_output(request, endpoint, &mut scanned, is_json, max);
+        let max = max.get();
+        if is_limited.ok_or(UnlimitedOutput { max })? {
+            request.extensions_mut().insert(LimitedOutput(max));
+        }
+    }
+    let default_model = config.default_model.as_ref();
     let mut model = scanned.model.take();
     if let (None, true, true, Some(default)) =
         (&model, is_json, operation.is_inference(), default_model)
@@ -228,11 +241,12 @@ pub(super) fn settle<B>(
             works_on_content && endpoint.dialect == Dialect::Ollama,
         ) {
             (true, true) => scanned.places,
-            (true, false) => scanned.places.of_model(),
+            (true, false) => scanned.places.of_all_dialects(),
             (false, _) => EditPlaces::default(),
         },
     };
     found.put_into(request.extensions_mut());
+    Ok(())
 }
 
 /// See [`LlmRequest::prompt_bytes`].

@@ -97,8 +97,7 @@ impl<S> LlmRequestService<S> {
                 let mut scan = JsonScan::new(&endpoint, &self.config);
                 if !scan.step(segments).map_err(fail)? {
                     let scanned = scan.finish().map_err(fail)?;
-                    let default_model = self.config.default_model.as_ref();
-                    settle(request, &endpoint, scanned, true, default_model);
+                    settle(request, &endpoint, scanned, true, &self.config)?;
                     return Ok(Reading::Over);
                 }
                 RemainingScan::Json(Box::new(scan))

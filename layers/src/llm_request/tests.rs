@@ -500,6 +500,25 @@ async fn a_zstd_body_is_scanned_and_passes_compressed() {
 }
 
 #[tokio::test]
+async fn a_zstd_body_is_refused_if_its_limit_of_the_response_would_have_to_be_changed() {
+    let max = std::num::NonZeroU64::new(100);
+    let layer = LlmRequestLayer::new().with_max_output_tokens(max);
+    for (text, status) in [
+        (r#"{"model":"m"}"#, 415),
+        (r#"{"model":"m","max_output_tokens":101}"#, 415),
+        (r#"{"model":"m","max_output_tokens":100}"#, 200),
+    ] {
+        let answer = send(layer.clone(), zstd("/v1/responses", text.as_bytes())).await;
+        let found = answer.map_or_else(|error| status_of(&error), |_| 200);
+        assert_eq!(found, status, "{text}");
+    }
+}
+
+fn status_of(error: &BoxError) -> u16 {
+    Failure::find(&**error).unwrap().status().as_u16()
+}
+
+#[tokio::test]
 async fn a_zstd_body_of_several_frames_is_one_text() {
     let frames = [&b"{\"model\":"[..], b"\"m\"}"]
         .map(|text| compress_to_vec(text, CompressionLevel::Fastest))

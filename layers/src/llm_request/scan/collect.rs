@@ -1,9 +1,11 @@
 //! Collects the values that the gateway needs.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::llm_request::edit::NumCtxPlace;
+use crate::llm_request::edit::OptionPlace;
+use crate::llm_request::output::{Asked, Limit};
 
 use super::keys::{Key, Keys, Seen};
 use super::text::{keep_alive_seconds, keep_alive_text, unescape};
@@ -16,6 +18,8 @@ const KEY_BYTES: usize = 6 * 21;
 #[derive(Debug)]
 pub(super) struct Collector {
     keys: Keys,
+    /// Whether the gateway acts on the limits of responses.
+    limits_output: bool,
     seen: Seen,
     // The keys of the current values, in the body and in its options.
     current: [Option<Key>; 2],
@@ -25,7 +29,7 @@ pub(super) struct Collector {
     name_value: Option<Range<u64>>,
     has_content: bool,
     /// The place of `options.num_ctx`, if the key was there; `None` in it if the value is wrong.
-    num_ctx: Option<Option<NumCtxPlace>>,
+    num_ctx: Option<Option<OptionPlace>>,
     /// From the beginning of the first part of the prompt to the end of the last one so far.
     content: Option<Range<u64>>,
     /// The current member of a message is its images.
@@ -41,6 +45,7 @@ impl Collector {
     pub(super) fn new(keys: Keys) -> Self {
         Self {
             keys,
+            limits_output: false,
             seen: Seen::default(),
             current: [None, None],
             found: Scanned::default(),
@@ -56,15 +61,21 @@ impl Collector {
         }
     }
 
+    pub(super) fn limit_output(&mut self) {
+        self.limits_output = true;
+    }
+
     pub(super) fn finish(mut self) -> Result<Scanned, ScanError> {
         if let Some(error) = self.error {
             return Err(error);
         }
         if self.keys.contains(Key::Options) && !self.seen.contains(Key::Options) {
-            self.found.places.num_ctx = Some(NumCtxPlace::InBody {
+            let place = OptionPlace::InBody {
                 at: self.found.members_begin,
                 is_empty: self.found.is_empty_object,
-            });
+            };
+            self.found.places.num_ctx = Some(place.clone());
+            self.found.output.option = Some(place);
         }
         self.found.places.model = match (&self.found.model, &self.name) {
             (Some(_), _) => self.found.model_value.clone(),
@@ -150,6 +161,20 @@ impl Collector {
         });
     }
 
+    /// Notes a limit of the response. A server that is less strict than Ollama may read another type
+    /// as a number.
+    fn output_limit(&mut self, key: Key, value: Value<'_>, at: Range<u64>) {
+        let asked = asked(value);
+        if asked == Asked::Invalid && self.limits_output && key != Key::NumPredict {
+            return self.wrong_type(key, kind_of(value), "int");
+        }
+        let place = match key {
+            Key::MaxCompletionTokens => &mut self.found.output.completion,
+            _ => &mut self.found.output.own,
+        };
+        *place = Some(Limit { at, asked });
+    }
+
     fn name(&mut self, key: Key, value: Value<'_>) -> Option<Arc<str>> {
         let kept = match value {
             Value::String(kept) => kept,
@@ -210,6 +235,22 @@ fn tokens(value: Value<'_>) -> Option<u64> {
         Value::Number(kept) => number(kept).filter(|n| *n >= 0.0).map(|n| n as u64),
         _ => None,
     }
+}
+
+/// The limit of a response. Ollama cuts off fractions, and generates without a limit if nothing is
+/// left.
+fn asked(value: Value<'_>) -> Asked {
+    let tokens = match value {
+        Value::Null => return Asked::Null,
+        Value::Number(kept) => match number(kept) {
+            Some(number) if number >= 1.0 => number as u64,
+            Some(_) => 0,
+            // It has very many digits or a very large exponent.
+            None => u64::MAX,
+        },
+        _ => return Asked::Invalid,
+    };
+    NonZeroU64::new(tokens).map_or(Asked::NoLimit, Asked::Tokens)
 }
 
 /// Ollama's smallest context: smaller numbers are raised to it.
@@ -301,7 +342,8 @@ impl Visitor for Collector {
                 (key, text == key.text())
             }
         };
-        if (!self.seen.insert(key) || !is_as_written) && key.is_acted_on() {
+        let is_acted_on = key.is_acted_on() || self.limits_output && key.limits_output();
+        if (!self.seen.insert(key) || !is_as_written) && is_acted_on {
             self.fail(ScanError::AmbiguousKey { key: key.text() });
         }
         self.current[slot] = Some(key);
@@ -362,7 +404,7 @@ impl Visitor for Collector {
                 self.found.num_ctx = size;
                 self.found.places.corrects_num_ctx = is_corrected;
                 self.num_ctx = Some(match value {
-                    Value::Number(_) | Value::Null => Some(NumCtxPlace::Value(span)),
+                    Value::Number(_) | Value::Null => Some(OptionPlace::Value(span)),
                     // The server refuses it.
                     _ => None,
                 });
@@ -373,17 +415,23 @@ impl Visitor for Collector {
             ) => {
                 // Of several, a server may take any.
                 self.found.max_tokens = self.found.max_tokens.max(tokens(value));
+                self.output_limit(key, value, span);
             }
             (Key::Options, _) => {
-                self.found.places.num_ctx = match (self.num_ctx.take(), value) {
-                    (Some(place), _) => place,
-                    (None, Value::Object { is_empty }) => Some(NumCtxPlace::InOptions {
+                let place = match value {
+                    Value::Object { is_empty } => Some(OptionPlace::InOptions {
                         at: span.start + 1,
                         is_empty,
                     }),
-                    (None, Value::Null) => Some(NumCtxPlace::Options(span)),
-                    (None, _) => None,
+                    Value::Null => Some(OptionPlace::Options(span)),
+                    _ => None,
                 };
+                let own = self.found.output.own.as_ref();
+                self.found.output.option = match own {
+                    Some(own) => Some(OptionPlace::Value(own.at.clone())),
+                    None => place.clone(),
+                };
+                self.found.places.num_ctx = self.num_ctx.take().unwrap_or(place);
             }
             (Key::Images, _) => {
                 self.found.needs.images |= is_content(value);

@@ -130,6 +130,15 @@ impl Key {
         )
     }
 
+    /// Whether its value is a limit of the response.
+    pub(super) fn limits_output(self) -> bool {
+        use Key::{MaxCompletionTokens, MaxOutputTokens, MaxTokens, NumPredict};
+        matches!(
+            self,
+            MaxTokens | MaxCompletionTokens | MaxOutputTokens | NumPredict
+        )
+    }
+
     fn bit(self) -> u32 {
         1 << self as u32
     }

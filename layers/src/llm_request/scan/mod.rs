@@ -43,7 +43,8 @@ use self::collect::Collector;
 use self::json::Json;
 use self::prefix::Hashes;
 use self::visit::Kind;
-use super::edit::EditPlaces;
+use super::edit::{EditPlaces, moved_range};
+use super::output::OutputLimits;
 use super::{KeepAlive, Needs};
 
 pub use self::error::ScanError;
@@ -88,6 +89,18 @@ pub struct Scanned {
     pub prefix: PromptPrefix,
     /// Where the values stand that can be changed.
     pub places: EditPlaces,
+    /// The limits of the response in the body.
+    pub(super) output: OutputLimits,
+}
+
+impl Scanned {
+    /// Moves the places: `replaced` was replaced by a text of this length.
+    pub(super) fn move_places(&mut self, replaced: &Range<u64>, length: u64) {
+        self.places = std::mem::take(&mut self.places).after_splice(replaced, length);
+        let model = self.model_value.take();
+        self.model_value = model.map(|model| moved_range(model, replaced, length));
+        self.is_empty_object = false;
+    }
 }
 
 /// Scans a body and stores the values that the gateway uses.
@@ -113,6 +126,17 @@ impl Scanner {
     #[must_use]
     pub fn with_prefix_blocks(mut self, max_blocks: usize) -> Self {
         self.hashes = (max_blocks > 0).then(|| Hashes::new(max_blocks));
+        self
+    }
+
+    /// Whether the gateway acts on the keys that limit the response: a request with one of them
+    /// twice, in another case or of another type than a number is refused. By default it makes a
+    /// guess from them.
+    #[must_use]
+    pub fn with_output_limits(mut self, acts: bool) -> Self {
+        if acts {
+            self.collector.limit_output();
+        }
         self
     }
 
