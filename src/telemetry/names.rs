@@ -291,7 +291,7 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 54] = [
+pub const REFUSALS_BY_KIND: [&str; 55] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",

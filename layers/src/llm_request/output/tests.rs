@@ -342,7 +342,7 @@ fn budgets_reserve_no_more_than_the_maximum() {
         scanner.feed(body.as_bytes()).unwrap();
         let mut scanned = scanner.finish().unwrap();
         let table = EndpointTable::ollama();
-        let endpoint = table.endpoints().find(|endpoint| &*endpoint.path == CHAT);
+        let endpoint = table.endpoints().find(|endpoint| &*endpoint.route == CHAT);
         let mut request = Request::new(ReplayBody::<Full<Bytes>>::from(Bytes::from(
             body.to_owned(),
         )));

@@ -180,6 +180,7 @@ proptest! {
         // Positions differ.
         (a.model_value, b.model_value) = (None, None);
         (a.places, b.places) = Default::default();
+        (a.output, b.output) = Default::default();
         (a.json_bytes, b.json_bytes) = (0, 0);
         prop_assert_eq!(a, b);
     }
