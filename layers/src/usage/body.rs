@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::object::CountMembers;
 use super::tail::LastPieces;
-use super::{Measured, Usage, UsageReport};
+use super::{Measured, Usage, UsageReport, expected_text_tokens};
 
 pin_project! {
     /// A body that keeps the bytes with the counts and reads the usage from them at its end.
@@ -41,7 +41,10 @@ struct Watch {
     last: LastPieces,
     separator: Separator,
     is_after_line_feed: bool,
+    /// Lines or events; bytes of a response that is one object.
     items: u64,
+    /// Whether a response that is one object has text of a model.
+    has_text: bool,
     report: UsageReport,
 }
 
@@ -50,7 +53,12 @@ impl<B> UsageBody<B> {
         Self { inner, watch: None }
     }
 
-    pub(super) fn observed(inner: B, separator: Separator, report: UsageReport) -> Self
+    pub(super) fn observed(
+        inner: B,
+        separator: Separator,
+        has_text: bool,
+        report: UsageReport,
+    ) -> Self
     where
         B: Body,
     {
@@ -60,6 +68,7 @@ impl<B> UsageBody<B> {
             separator,
             is_after_line_feed: separator == Separator::LineFeed,
             items: 0,
+            has_text,
             report,
         };
         let watch = (!inner.is_end_stream()).then_some(watch);
@@ -93,7 +102,10 @@ impl Separator {
 impl Watch {
     fn push(&mut self, frame: &Bytes) {
         match self.separator {
-            Separator::None => self.members.push(frame),
+            Separator::None => {
+                self.members.push(frame);
+                self.items += frame.len() as u64;
+            }
             Separator::LineFeed => self.count_lines(frame),
             Separator::EmptyLine => {
                 self.last.push(frame);
@@ -132,10 +144,12 @@ impl Drop for Watch {
             Separator::None => self.members.usage(),
             _ => self.last.with(Usage::find_last),
         };
-        self.report.fill(Measured {
-            usage,
-            items: self.items,
-        });
+        let items = match self.separator {
+            Separator::None if usage.is_none() && self.has_text => expected_text_tokens(self.items),
+            Separator::None => 0,
+            Separator::LineFeed | Separator::EmptyLine => self.items,
+        };
+        self.report.fill(Measured { usage, items });
     }
 }
 

@@ -20,14 +20,16 @@ pin_project! {
         inner: F,
         // `None` if the response is not observed.
         report_place: Option<ReportPlace>,
+        has_text: bool,
     }
 }
 
 impl<F> UsageFuture<F> {
-    pub(super) fn new(inner: F, report_place: Option<ReportPlace>) -> Self {
+    pub(super) fn new(inner: F, report_place: Option<ReportPlace>, has_text: bool) -> Self {
         Self {
             inner,
             report_place,
+            has_text,
         }
     }
 }
@@ -53,7 +55,7 @@ where
             Some((report_place, separator)) => {
                 let report = UsageReport::default();
                 report_place.note(report.clone(), &mut parts.extensions);
-                UsageBody::observed(body, separator, report)
+                UsageBody::observed(body, separator, *this.has_text, report)
             }
             None => UsageBody::unobserved(body),
         };

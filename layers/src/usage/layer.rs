@@ -2,16 +2,16 @@
 
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::UsageFuture;
 use super::report::ReportPlace;
-use crate::RouteMatch;
 use crate::order;
 use crate::service::accessors;
+use crate::{Operation, RouteMatch};
 
 /// Attaches a [`UsageReport`](super::UsageReport) to each response: in the request's
 /// [`Record`](crate::Record) if it has one, otherwise in the response's extensions. See the
@@ -61,12 +61,21 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let is_observed = RouteMatch::of(request.extensions()).is_none_or(|route| {
-            route
-                .operation()
-                .is_some_and(|operation| operation.is_inference())
-        });
-        let told = is_observed.then(|| ReportPlace::of(request.extensions()));
-        UsageFuture::new(self.inner.call(request), told)
+        let extensions = request.extensions();
+        let route = RouteMatch::of(extensions);
+        let operation = route.and_then(RouteMatch::operation);
+        let is_observed = route.is_none() || operation.is_some_and(Operation::is_inference);
+        let has_text = operation != Some(Operation::Embed) && !has_no_prompt(extensions);
+        let told = is_observed.then(|| ReportPlace::of(extensions));
+        UsageFuture::new(self.inner.call(request), told, has_text)
     }
+}
+
+/// Whether the request loads or unloads a model.
+fn has_no_prompt(_request: &Extensions) -> bool {
+    #[cfg(feature = "llm-request")]
+    if let Some(llm) = crate::LlmRequest::of(_request) {
+        return llm.has_no_prompt;
+    }
+    false
 }

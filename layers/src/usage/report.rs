@@ -19,8 +19,9 @@ pub struct Measured {
     /// The token counts; `None` if the backend sent none: the response ended before, or has none, such as
     /// that of a request without a prompt or an OpenAI stream without `stream_options.include_usage`.
     pub usage: Option<Usage>,
-    /// The number of lines or events that passed. Most of them contain one token. 0 for a response
-    /// that is one object.
+    /// The number of lines or events that passed. Most of them contain one token. Of a response that is
+    /// one object without counts, a quarter of its bytes; 0 if it has counts, or no text of a model: of
+    /// embeddings, and of a request without a prompt.
     pub items: u64,
 }
 

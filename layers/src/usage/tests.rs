@@ -19,6 +19,7 @@ const NDJSON: &str = "application/x-ndjson";
 const JSON: &str = "application/json; charset=utf-8";
 const SSE: &str = "text/event-stream";
 
+type Sent = crate::body::ReplayBody<http_body_util::Full<Bytes>>;
 type Frames =
     StreamBody<futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
@@ -119,6 +120,51 @@ async fn the_counts_of_every_dialect_are_read() {
         let measured = measured(content_type, frames).await;
         assert_eq!(counts(measured), expected, "{frames:?}");
         assert_eq!(measured.items, items, "{frames:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_whole_answer_without_counts_has_a_token_for_four_bytes() {
+    // As Ollama answers when the model repeats a token and is cut.
+    let cut = [
+        r#"{"choices":[{"message":{"role":"assistant","content":"la la la la la"}}],"#,
+        r#""usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#,
+    ];
+    let bytes = cut.concat().len() as u64;
+    for frames in [&cut[..], &[&cut.concat()]] {
+        let measured = measured(JSON, frames).await;
+        assert_eq!((measured.usage, measured.items), (None, bytes / 4));
+    }
+    let embeddings = r#"{"embedding":[0.1,0.2,0.3,0.4]}"#;
+    let load = r#"{"model":"tiny","response":"","done":true,"done_reason":"load"}"#;
+    for (path, sent, answer) in [
+        (
+            "/api/embeddings",
+            r#"{"model":"tiny","prompt":"hi"}"#,
+            embeddings,
+        ),
+        (
+            "/v1/embeddings",
+            r#"{"model":"tiny","input":"hi"}"#,
+            embeddings,
+        ),
+        ("/api/generate", r#"{"model":"tiny","stream":false}"#, load),
+    ] {
+        let service = ServiceBuilder::new()
+            .layer(EndpointLayer::new(EndpointTable::ollama()))
+            .layer(crate::llm_request::LlmRequestLayer::new())
+            .layer(UsageLayer::new())
+            .service(service_fn(async move |_: Request<Sent>| {
+                let head = Response::builder().header(CONTENT_TYPE, JSON);
+                Ok::<_, crate::BoxError>(head.body(body(&[answer])).unwrap())
+            }));
+        let request = Request::post(path)
+            .body(Sent::from(Bytes::from(sent)))
+            .unwrap();
+        let answer = service.oneshot(request).await.unwrap();
+        let report = answer.extensions().get::<UsageReport>().unwrap().clone();
+        answer.into_body().collect().await.unwrap();
+        assert_eq!(report.get().unwrap().items, 0, "{path}");
     }
 }
 
