@@ -291,10 +291,11 @@ pub const OTHER: &str = "other";
 
 /// The values of `error.type` in [`REFUSALS`]: the kinds of failures with which the gateway refuses
 /// a request before a backend is asked.
-pub const REFUSALS_BY_KIND: [&str; 55] = [
+pub const REFUSALS_BY_KIND: [&str; 56] = [
     "ambiguous_credential",
     "ambiguous_key",
     "at_capacity",
+    "backend_down",
     "backend_unreachable",
     "body_memory_exhausted",
     "body_read_timeout",

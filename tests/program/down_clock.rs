@@ -96,6 +96,15 @@ async fn a_request_to_a_server_that_is_known_to_be_down_fails_soon_and_says_so()
         assert!(answer.text.contains(&state), "{}", answer.text);
     }
     assert_eq!(seen(&sim), 5, "each was tried once");
+    for path in ["/api/tags", "/api/ps", "/v1/models"] {
+        let list = send(gateway.get(path)).await;
+        assert_eq!(list.status, 504, "{}", list.text);
+        let state = format!(
+            "the backend {} did not respond to {path} within",
+            sim.addr()
+        );
+        assert!(list.text.contains(&state), "{}", list.text);
+    }
 }
 
 #[tokio::test]

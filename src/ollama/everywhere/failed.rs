@@ -12,7 +12,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FailedServer {
     pub(super) server: Arc<str>,
-    /// The status of its response, if it has refused the request.
+    /// The status of its response, if it has refused the request; 504 if it did not respond in time.
     pub(super) status: Option<StatusCode>,
     pub(super) reason: String,
 }
@@ -68,6 +68,12 @@ impl Fail for ServersFailed {
     fn kind(&self) -> &'static str {
         "servers_failed"
     }
+}
+
+/// The status for a client if a server did not respond in time.
+pub(super) fn timeout_status(error: &(dyn Error + 'static)) -> Option<StatusCode> {
+    let status = Failure::find(error)?.status();
+    Some(status).filter(|status| *status == StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// The text of a failed exchange that a client may see.

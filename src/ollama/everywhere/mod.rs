@@ -30,7 +30,7 @@ use tower::{Service, ServiceExt};
 use super::attempt::{AnswerBody, ServerService};
 use super::fleet::{Chosen, Concern, Fleet, Managed, UnusableTargets};
 use super::{JSON, RefreshAtEnd, whole};
-use failed::{FailedServer, ServersFailed, error_text, text_of};
+use failed::{FailedServer, ServersFailed, error_text, text_of, timeout_status};
 pub(crate) use lines::Event;
 pub(crate) use log::AskedServers;
 use log::Log;
@@ -154,7 +154,7 @@ where
 {
     let answer = match choice.service.oneshot(request).await {
         Ok(answer) => answer,
-        Err(error) => return Some((None, text_of(&*error))),
+        Err(error) => return Some((timeout_status(&*error), text_of(&*error))),
     };
     let status = answer.status();
     let body = match whole_body(answer.into_body()).await {

@@ -206,10 +206,7 @@ impl Backend {
         let fetched: Result<Result<_, BoxError>, _> = tokio::time::timeout(limit, fetched).await;
         match fetched {
             Ok(answer) => answer.map_err(|error| self.unreachable(error).silent()),
-            Err(_) => {
-                let late = format!("no response to {path} within {limit:?}");
-                Err(self.unreachable(late).silent())
-            }
+            Err(_) => Err(Unreachable::late(&self.name, path, limit)),
         }
     }
 
