@@ -247,9 +247,9 @@ impl LiveSettings {
         let keys = keys(settings)?;
         if self.keys.get().has(Role::User) && !keys.has(Role::User) {
             return Err(
-                "LLAMATOWER_API_KEYS: a reload cannot remove the last key of a client, because the gateway \
-                 would then be open to all clients; set `expires` of a key in the keys file to revoke it, or \
-                 restart the gateway to serve without keys"
+                "a reload cannot remove the last key of a client, because the gateway would then be open to all \
+                 clients; to revoke it, replace it or set its `expires` in a keys file; to serve without keys, \
+                 restart the gateway"
                     .to_owned(),
             );
         }

@@ -122,6 +122,27 @@ async fn requests_get_the_key_and_answers_come_line_by_line() {
 }
 
 #[tokio::test]
+async fn an_alias_is_named_as_the_operator_wrote_it() {
+    let sim = tiny().await;
+    let (user, line) = generate_key("ada").unwrap();
+    let settings = [
+        ("LLAMATOWER_API_KEYS", &*line),
+        ("LLAMATOWER_ALIASES", "gpt=tiny"),
+        ("LLAMATOWER_LIST_ALIASES", "true"),
+    ];
+    let gateway = Gateway::start_up(&[&sim], &settings).await;
+    let connect = Connect::start(&gateway.url(""), &user, &[]).await;
+    let line = connect
+        .greeting
+        .iter()
+        .find(|line| line.contains("may run"));
+    let names = line.unwrap().split_once(": ").unwrap().1;
+    let mut names: Vec<_> = names.split(", ").collect();
+    names.sort_unstable();
+    assert_eq!(names, ["gpt", "tiny:latest"]);
+}
+
+#[tokio::test]
 async fn an_encoded_name_in_a_path_reaches_the_gateway() {
     let sim = tiny().await;
     let keyed = keyed(&sim).await;

@@ -184,6 +184,10 @@ async fn unknown_servers_and_wrong_methods_are_refused() {
     assert_eq!(unknown.code, Some(1));
     let expected = format!("there is no such backend; the backends are: {}", name(&sim));
     assert!(unknown.stderr.contains(&expected), "{}", unknown.stderr);
+    let drain = ["drain", "nowhere", "--admin-url", &gateway.admin_url()];
+    let drain = run(&drain, &[]).await;
+    assert!(drain.stderr.contains("drain nowhere: "), "{}", drain.stderr);
+    assert!(!drain.stderr.contains("cordon"), "{}", drain.stderr);
     let path = format!("/backends/{}/cordon", name(&sim));
     assert_eq!(gateway.admin_page(&path).await.status, 405);
     assert_eq!(row(&gateway, &sim).await["is_cordoned"], false);

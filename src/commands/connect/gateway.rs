@@ -129,10 +129,31 @@ impl Gateway {
             });
         };
         let (status, _) = self.get(Method::HEAD, NO_BLOB).await?;
+        let models = match self.names().await? {
+            Some(names) => names,
+            None => tags.models.into_iter().map(|tag| tag.name).collect(),
+        };
         Ok(Offer {
-            models: tags.models.into_iter().map(|tag| tag.name).collect(),
+            models,
             may_manage: matches!(status, StatusCode::OK | StatusCode::NOT_FOUND),
         })
+    }
+
+    /// The names of the models as operators wrote them: in `/api/tags` an alias has a tag, as all names
+    /// have there.
+    async fn names(&self) -> Result<Option<Vec<String>>, NotReady> {
+        #[derive(Deserialize)]
+        struct Models {
+            data: Vec<Model>,
+        }
+        #[derive(Deserialize)]
+        struct Model {
+            id: String,
+        }
+        let (status, page) = self.get(Method::GET, "/v1/models").await?;
+        let models: Option<Models> = serde_json::from_slice(&page).ok();
+        let models = models.filter(|_| status.is_success());
+        Ok(models.map(|models| models.data.into_iter().map(|model| model.id).collect()))
     }
 
     async fn get(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), NotReady> {

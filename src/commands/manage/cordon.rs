@@ -53,7 +53,8 @@ pub(crate) async fn drain(
     config: Option<&Path>,
 ) -> Result<(), ManageError> {
     let gateway = GatewayClient::new(None, &arguments.gateway, config)?;
-    set_cordoned(&gateway, &arguments.name, true).await?;
+    let action = format!("drain {}", arguments.name);
+    post(&gateway, &arguments.name, "cordon", &action).await?;
     let mut told = None;
     let (name, others) = loop {
         let (server, sharing) = state(&gateway, &arguments.name).await?;
@@ -126,10 +127,19 @@ pub(crate) async fn set_cordoned(
     is_cordoned: bool,
 ) -> Result<Server, ManageError> {
     let verb = if is_cordoned { "cordon" } else { "uncordon" };
-    let action = format!("{verb} {name}");
+    post(gateway, name, verb, &format!("{verb} {name}")).await
+}
+
+/// Does something with a server; `action` names it in errors.
+async fn post(
+    gateway: &GatewayClient,
+    name: &str,
+    verb: &str,
+    action: &str,
+) -> Result<Server, ManageError> {
     let path = format!("/backends/{name}/{verb}");
-    let page = gateway.operate(Method::POST, &path, &action).await?;
-    read(&page, &action)
+    let page = gateway.operate(Method::POST, &path, action).await?;
+    read(&page, action)
 }
 
 /// The server as it is now, and the gateways that there are.
