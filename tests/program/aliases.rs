@@ -5,7 +5,7 @@ use std::time::Duration;
 use llamatower_sim::{Fault, FaultKind, ModelSpec, Sim, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Connection, Gateway, run, send, with, within_limit};
+use crate::harness::{Answer, Connection, Gateway, run, send, tiny, with, within_limit};
 
 pub(crate) const ALIASES: &str = "LLAMATOWER_ALIASES";
 
@@ -385,4 +385,16 @@ async fn the_example_of_the_guide_is_answered_as_it_says() {
     let gateway = Gateway::start_up(&[&sim], &[(ALIASES, line)]).await;
     let answer = gateway.post("/api/chat", &chat_with("fast")).await;
     assert_eq!(answer.header("x-llamatower-model"), "qwen2.5:7b");
+}
+
+#[tokio::test]
+async fn an_error_too_large_to_keep_has_its_status_if_the_last_model_is_missing() {
+    let sim = tiny().await;
+    let body = format!(r#"{{"error":"{}"}}"#, "x".repeat(100_000));
+    sim.arm(Fault::new(FaultKind::Status { status: 503, body }).for_model("tiny"));
+    let gateway = Gateway::start_up(&[&sim], &[(ALIASES, "gpt=tiny|absent")]).await;
+    let answer = gateway.post("/api/chat", &chat_with("gpt")).await;
+    let text = answer.json()["error"].as_str().unwrap().to_owned();
+    assert_eq!(answer.status, 503, "{text}");
+    assert!(text.contains(&sim.addr().to_string()), "{text}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, response};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
@@ -107,7 +108,7 @@ where
         request = next;
         if reason == Reason::Unavailable && kept.is_none() {
             let keeping = keep(&plan, answer, model);
-            kept = Record::reading(of_request.as_ref(), keeping).await;
+            kept = Some(Record::reading(of_request.as_ref(), keeping).await);
         }
     }
     Err(plan.not_found())
@@ -216,21 +217,30 @@ fn reason<R>(answer: &Answer<R>, operation: Operation) -> Option<Reason> {
     }
 }
 
-/// Keeps a failure without what it holds, such as the slot of a server; `None` if it is too large.
-async fn keep<R>(plan: &Plan, answer: Answer<R>, model: &Candidate) -> Option<Kept>
+/// Keeps a failure without what it holds, such as the slot of a server. Of an error response that is too
+/// large or too slow, or breaks, the head is kept: its status tells more than that of another model.
+async fn keep<R>(plan: &Plan, answer: Answer<R>, model: &Candidate) -> Kept
 where
     R: Body<Data = Bytes>,
     R::Error: Into<BoxError>,
 {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return Some(Kept::Error(error)),
+        Err(error) => return Kept::Error(error),
     };
     let (mut head, body) = answer.into_parts();
     let body = timeout(KEEP_TIMEOUT, Limited::new(body, MAX_KEPT_BYTES).collect());
-    let body = body.await.ok()?.ok()?.to_bytes();
+    let body = match body.await {
+        Ok(Ok(body)) => body.to_bytes(),
+        // An outer layer can write a text for the status.
+        _ => {
+            head.headers.remove(CONTENT_LENGTH);
+            head.headers.remove(CONTENT_ENCODING);
+            Bytes::new()
+        }
+    };
     plan.name_model(&mut head.headers, model);
-    Some(Kept::Response(head, body))
+    Kept::Response(head, body)
 }
 
 impl Kept {

@@ -249,6 +249,8 @@ fn a_model_whose_servers_are_down_is_tried_last_whatever_the_choice() {
 enum Does {
     Status(u16),
     Fails(u16),
+    /// With a body that is too large to keep.
+    SaysTooMuch(u16),
     /// With status 500 for this cause.
     Blames(ErrorCause),
 }
@@ -293,11 +295,18 @@ async fn asked(aliases: Aliases, script: &[Does], body: &'static str) -> (String
             seen.lock().unwrap().push(in_body.clone());
             let next = script.lock().unwrap().pop_front().unwrap();
             let (status, cause) = match next {
-                Does::Status(status) | Does::Fails(status) => (status, None),
+                Does::Status(status) | Does::Fails(status) | Does::SaysTooMuch(status) => {
+                    (status, None)
+                }
                 Does::Blames(cause) => (500, Some(cause)),
             };
             match next {
                 Does::Fails(_) => Err(BoxError::from(Failure::from(Broke(status)))),
+                Does::SaysTooMuch(_) => {
+                    let answer = Response::builder().status(status);
+                    let answer = answer.header("retry-after", "7");
+                    Ok(answer.body(Full::<Bytes>::from("x".repeat(100_000)))?)
+                }
                 Does::Status(_) | Does::Blames(_) => {
                     let mut answer = Response::builder().status(status);
                     if let Some(cause) = cause {
@@ -429,9 +438,11 @@ async fn the_next_model_is_tried_if_one_is_missing_busy_or_failing() {
 
 #[tokio::test]
 async fn without_an_answer_the_client_gets_the_first_failure_that_may_pass() {
-    use Does::{Fails, Status};
+    use Does::{Fails, SaysTooMuch, Status};
     for (script, expected) in [
         ([Fails(503), Status(500), Fails(404)], "503 failed with 503"),
+        ([SaysTooMuch(503), Status(500), Fails(404)], "503 a "),
+        ([Status(404), SaysTooMuch(500), Status(404)], "500 b "),
         (
             [Status(404), Status(500), Fails(503)],
             "500 b {\"model\":\"b\"}",
