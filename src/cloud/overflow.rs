@@ -1,7 +1,7 @@
 //! The layer around the fleet.
 
 use std::any::Any;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,13 +19,13 @@ use llamatower_layers::body::ReplayBody;
 use llamatower_layers::model_alias::{Alias, Aliases, Asked, KnownModels, ModelAliasLayer};
 use llamatower_layers::token_limit::TokensExhausted;
 use llamatower_layers::{BoxError, Failure, LlmRequest, ModelName, Operation, Record, Replay};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
 
 use super::{Cloud, Reason, SentToCloud};
 use crate::clients::Client;
 use crate::clients::model_rules::ModelRules;
-use crate::ollama::fleet::Places;
+use crate::ollama::fleet::{Places, WaitsForBackend};
 use crate::ollama::{AnswerBody, Attempt};
 use crate::openai::error::TokenRefused;
 use crate::stack::MODEL_HEADER;
@@ -267,10 +267,7 @@ where
         if limit.is_some() {
             request.extensions_mut().insert(places.clone());
         }
-        let answer = match self
-            .within(limit, inner.call(request), record.clone())
-            .await
-        {
+        let answer = match self.within(limit, &mut inner, request).await {
             Some(answer) => answer,
             None => {
                 if let Some(answer) = self.ask(copy(&template), Reason::Busy).await {
@@ -326,26 +323,36 @@ where
         Duration::try_from_secs_f64(expected.delay).ok()
     }
 
-    /// The fleet's answer; `None` if the request still waits for a slot after this time. Then it has
-    /// left the queue.
-    async fn within<R>(
+    /// The fleet's answer; `None` if the request waits for a slot when this time has passed, or comes
+    /// back to the queue later, because an attempt has failed. Then it has left the queue.
+    async fn within<S, R>(
         &self,
         limit: Option<Duration>,
-        fleet: impl Future<Output = Result<R, BoxError>>,
-        record: Option<Record>,
-    ) -> Option<Result<R, BoxError>> {
+        inner: &mut S,
+        mut request: Request<ReplayBody<B>>,
+    ) -> Option<Result<Response<R>, BoxError>>
+    where
+        S: Service<Request<ReplayBody<B>>, Response = Response<R>, Error = BoxError>,
+    {
         let Some(limit) = limit else {
-            return Some(fleet.await);
+            return Some(inner.call(request).await);
         };
-        let mut fleet = pin!(fleet);
-        if let Ok(answer) = timeout(limit, &mut fleet).await {
-            return Some(answer);
-        }
-        let is_waiting = record.is_some_and(|record| record.update(|seen| seen.backend.is_none()));
-        match is_waiting && self.overflow.cloud.rest.left().is_none() {
-            true => None,
-            false => Some(fleet.await),
-        }
+        let waits = WaitsForBackend::default();
+        request.extensions_mut().insert(waits.clone());
+        let mut fleet = pin!(inner.call(request));
+        let mut passing = pin!(sleep(limit));
+        // The fleet is polled in this task, so what it waits for changes only here.
+        poll_fn(|cx| {
+            if let Poll::Ready(answer) = fleet.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            let has_passed = passing.as_mut().poll(cx).is_ready();
+            match has_passed && waits.now() && self.overflow.cloud.rest.left().is_none() {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        })
+        .await
     }
 
     /// The cloud's answer; `None` if it cannot answer either.

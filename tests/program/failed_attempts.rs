@@ -216,3 +216,73 @@ async fn a_request_that_the_cloud_does_not_answer_is_new_in_the_queue_of_a_fallb
     until_each_waits(&gateway, [0, 1]).await;
     drop((held_other, waits_for_other));
 }
+
+#[tokio::test]
+async fn a_request_that_waits_again_after_a_failed_attempt_goes_to_the_cloud_in_time() {
+    // The attempt fails before the time for the cloud has passed, or after it.
+    for (limit, fails_after) in [("1s", 0), ("50ms", 200)] {
+        let (lost, sound) = (long_stream().await, long_stream().await);
+        load(&lost).await;
+        load(&sound).await;
+        lost.arm(Fault::new(FaultKind::Hang).for_path("/api/chat"));
+        let cloud = Cloud::start().await;
+        let mut settings = cloud.settings().to_vec();
+        settings.extend([
+            ("LLAMATOWER_SLOTS", "1"),
+            ("LLAMATOWER_CLOUD_WHEN", "busy"),
+            ("LLAMATOWER_CLOUD_ANONYMOUS", "true"),
+            ("LLAMATOWER_CLOUD_BUSY_AFTER", limit),
+        ]);
+        let gateway = Gateway::start_up(&[&lost, &sound], &settings).await;
+        let first = send_chat(&gateway).await;
+        within_limit("a chat at a server", async {
+            while chats(&lost) + chats(&sound) == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let is_first_lost = chats(&lost) > 0;
+        let second = send_chat(&gateway).await;
+        within_limit("a chat at each server", async {
+            while chats(&lost) == 0 || chats(&sound) == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let (mut unlucky, _holder) = match is_first_lost {
+            true => (first, second),
+            false => (second, first),
+        };
+        tokio::time::sleep(Duration::from_millis(fails_after)).await;
+        lost.kill();
+        let head = unlucky.head().await;
+        assert_eq!(head.status, 200, "{limit}");
+        assert_eq!(head.get("x-llamatower-backend"), "cloud", "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn the_next_model_of_an_alias_waits_no_longer_than_until_the_cloud_is_asked() {
+    let (failing, busy) = (sim_with(ModelSpec::new("other")).await, long_stream().await);
+    // Otherwise the expected load sends the first request to the cloud.
+    load(&busy).await;
+    let error = FaultKind::LoadFailure;
+    failing.arm(Fault::new(error).for_path("/api/chat"));
+    let cloud = Cloud::start().await;
+    let mut settings = cloud.settings().to_vec();
+    settings.extend([
+        ("LLAMATOWER_ALIASES", "gpt=other|tiny"),
+        ("LLAMATOWER_SLOTS", "1"),
+        ("LLAMATOWER_CLOUD_WHEN", "busy"),
+        ("LLAMATOWER_CLOUD_ANONYMOUS", "true"),
+        ("LLAMATOWER_CLOUD_BUSY_AFTER", "300ms"),
+    ]);
+    let gateway = Gateway::start_up(&[&failing, &busy], &settings).await;
+    let mut holder = send_chat(&gateway).await;
+    holder.head().await;
+    let body = with(chat(), json!({"model": "gpt"}));
+    let answer = gateway.post("/api/chat", &body).await;
+    assert_eq!(chats(&failing), 1);
+    let served = answer.header("x-llamatower-backend");
+    assert_eq!(served, "cloud", "{}", answer.text);
+}

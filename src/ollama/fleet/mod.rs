@@ -81,6 +81,7 @@ pub use router::LoadObserver;
 pub use rules::{AllowedModels, InvalidPattern, ModelPattern, Preload, ServerRules};
 pub use status::{BackendStatus, QueueStatus};
 pub use targets::{Chosen, Concern, Targets, UnusableTargets};
+pub use wait_timer::WaitsForBackend;
 pub use waiting::{CancelledByOperator, Waiting};
 
 use crate::ollama::upstream::Address;
