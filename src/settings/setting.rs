@@ -150,7 +150,7 @@ impl Form {
             }
             Self::OptionalCount => "a whole number above 0; or off",
             Self::KeyLimits => {
-                "a comma-separated list like ada:rate=60/m (limits: rate, tokens, weight, priority)"
+                "a comma-separated list like ada:rate=60/m (limits: rate, tokens, concurrency, weight, priority)"
             }
             Self::Aliases => {
                 "a comma-separated list like gpt-4o-mini=qwen2.5-coder:7b, fast=qwen2.5:7b|llama3.2:3b, \

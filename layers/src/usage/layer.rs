@@ -65,7 +65,12 @@ where
         let route = RouteMatch::of(extensions);
         let operation = route.and_then(RouteMatch::operation);
         let is_observed = route.is_none() || operation.is_some_and(Operation::is_inference);
-        let has_text = operation != Some(Operation::Embed) && !has_no_prompt(extensions);
+        // An image or a list of scores is no text of a model.
+        let is_text = matches!(
+            operation,
+            Some(Operation::Chat | Operation::Generate) | None
+        );
+        let has_text = is_text && !has_no_prompt(extensions);
         let told = is_observed.then(|| ReportPlace::of(extensions));
         UsageFuture::new(self.inner.call(request), told, has_text)
     }
