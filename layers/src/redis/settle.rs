@@ -216,10 +216,10 @@ async fn send_all(redis: Redis, mut queue: mpsc::Receiver<Settlement>, state: Ar
 
 /// Sends a batch in one call, and records the counts that it leads to. Returns whether all of it has arrived.
 pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) -> bool {
-    let accounts = accounts(batch);
+    let (accounts, numbers) = accounts(batch);
     let sent = redis
         .call("settle", async |mut connection| {
-            let command = command(batch, &accounts, is_first);
+            let command = command(batch, &accounts, &numbers, is_first);
             SETTLE.call::<String>(&command, &mut connection).await
         })
         .await;
@@ -229,24 +229,30 @@ pub(super) async fn send(redis: &Redis, batch: &[Settlement], is_first: bool) ->
     sent.is_ok()
 }
 
-/// The accounts of a batch, each once: a busy client has several requests in a batch.
-fn accounts(batch: &[Settlement]) -> Vec<&Arc<Account>> {
-    let mut accounts = Vec::with_capacity(batch.len());
-    for Settlement { account, .. } in batch {
-        if place(&accounts, account).is_none() {
+/// The accounts of a batch, each once, and for each settlement the number of its account: a busy client
+/// has several requests in a batch.
+fn accounts(batch: &[Settlement]) -> (Vec<&Arc<Account>>, Vec<usize>) {
+    let mut accounts: Vec<&Arc<Account>> = Vec::with_capacity(batch.len());
+    let numbers = batch.iter().map(|Settlement { account, .. }| {
+        let known = accounts
+            .iter()
+            .position(|known| Arc::ptr_eq(known, account));
+        known.unwrap_or_else(|| {
             accounts.push(account);
-        }
-    }
-    accounts
-}
-
-fn place(accounts: &[&Arc<Account>], account: &Arc<Account>) -> Option<usize> {
-    let is_it = |known: &&Arc<Account>| Arc::ptr_eq(known, account);
-    accounts.iter().position(is_it)
+            accounts.len() - 1
+        })
+    });
+    let numbers = numbers.collect();
+    (accounts, numbers)
 }
 
 /// The call of the script `settle.lua`.
-fn command(batch: &[Settlement], accounts: &[&Arc<Account>], is_first: bool) -> Cmd {
+fn command(
+    batch: &[Settlement],
+    accounts: &[&Arc<Account>],
+    numbers: &[usize],
+    is_first: bool,
+) -> Cmd {
     let size = 64 + 128 * accounts.len() + 128 * batch.len();
     let mut call = Cmd::with_capacity(4 + 2 * accounts.len(), size);
     call.arg("EVALSHA")
@@ -257,12 +263,8 @@ fn command(batch: &[Settlement], accounts: &[&Arc<Account>], is_first: bool) -> 
     }
     let mut words = Words(call.writer_for_next_arg());
     words.number(u8::from(is_first));
-    for settlement in batch {
-        // The accounts are those of the batch.
-        let Some(account) = place(accounts, &settlement.account) else {
-            continue;
-        };
-        words.number(account);
+    for (settlement, account) in batch.iter().zip(numbers) {
+        words.number(*account);
         words.word(&settlement.reservation);
         words.number(settlement.used);
     }
