@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::class_queue::{Ageing, ClassQueue, Head};
 use super::exchange::Exchange;
-use super::passing::{NonePasses, Passed, Passing};
+use super::passing::{NonePasses, PassedInRound, Passing};
 use super::refusal::Check;
 use super::{
     Charge, ClassSnapshot, Delivery, Finished, Position, QueuePosition, Rules, Waiter,
@@ -47,7 +47,7 @@ pub(super) struct Class<K, R> {
     turn: u64,
     /// The last round in which there was no slot for it.
     blocked_in: u64,
-    passed: Option<Passed<K>>,
+    passed: Option<PassedInRound<K>>,
 }
 
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash, R> ClassQueues<C, K, R> {
@@ -391,7 +391,7 @@ impl<K: Clone + Eq + Hash, R> Class<K, R> {
         }
     }
 
-    fn passed_in(&self, round: u64) -> Option<&Passed<K>> {
+    fn passed_in(&self, round: u64) -> Option<&PassedInRound<K>> {
         self.passed.as_ref().filter(|passed| passed.is_in(round))
     }
 
@@ -411,7 +411,7 @@ impl<K: Clone + Eq + Hash, R> Class<K, R> {
                     self.blocked_in = round;
                 }
             }
-            None => self.passed = Some(Passed::new(round, position)),
+            None => self.passed = Some(PassedInRound::new(round, position)),
         }
     }
 

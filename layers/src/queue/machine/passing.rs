@@ -36,7 +36,7 @@ impl<R> Passing<R> for NonePasses {
 
 /// The first waiter of a class that is passed in a round, because there was no slot for it.
 #[derive(Debug)]
-pub(super) struct Passed<K> {
+pub(super) struct PassedInRound<K> {
     round: u64,
     first: Position<K>,
     /// The numbers of the waiters behind it for which there was no slot either, but which do not block
@@ -44,7 +44,7 @@ pub(super) struct Passed<K> {
     without_slot: Vec<u64>,
 }
 
-impl<K: Clone + Eq + Hash> Passed<K> {
+impl<K: Clone + Eq + Hash> PassedInRound<K> {
     pub(super) fn new(round: u64, first: Position<K>) -> Self {
         Self {
             round,
