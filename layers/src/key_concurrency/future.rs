@@ -10,7 +10,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::KeyConcurrencyReached;
-use super::service::Turns;
+use super::taking::Turns;
 use crate::body::Guarded;
 use crate::{BoxError, Failure};
 

@@ -53,6 +53,7 @@ mod future;
 mod layer;
 mod limits;
 mod service;
+mod taking;
 #[cfg(test)]
 mod tests;
 mod wait;

@@ -6,19 +6,14 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use http_body::Body;
-use smallvec::SmallVec;
 use tower_service::Service;
 
-use super::counts::{Entered, Turn};
 use super::limits::ConcurrencyLimits;
-use super::wait::{self, Wait};
-use super::{KeyConcurrencyFuture, KeyConcurrencyLayer, KeyConcurrencyReached};
+use super::taking::{Taking, Turns};
+use super::{KeyConcurrencyFuture, KeyConcurrencyLayer, wait};
 use crate::BoxError;
 use crate::body::Guarded;
 use crate::service::accessors;
-
-/// The turns of a request.
-pub(super) type Turns<K> = SmallVec<[Turn<K>; 1]>;
 
 /// The service of [`KeyConcurrencyLayer`].
 pub struct KeyConcurrencyService<S, L: ConcurrencyLimits> {
@@ -52,38 +47,24 @@ where
             return KeyConcurrencyFuture::calling(self.inner.call(request), None);
         }
         let (parts, body) = request.into_parts();
-        let mut limits = layer.limits.of(&parts).into_iter();
+        let limits = layer.limits.of(&parts);
         let request = Request::from_parts(parts, body);
-        let mut turns = Turns::new();
-        while let Some((key, limit)) = limits.next() {
-            match layer.counts.enter(key, limit, layer.max_waiting) {
-                Entered::Turn(turn) => turns.push(turn),
-                Entered::Full(waiting) => {
-                    let refusal = KeyConcurrencyReached {
-                        limit,
-                        waiting,
-                        waited: None,
-                    };
-                    return KeyConcurrencyFuture::refused(refusal);
-                }
-                Entered::Place(place, semaphore) => {
-                    let wait = Wait {
-                        counts: layer.counts.clone(),
-                        max_waiting: layer.max_waiting,
-                        max_wait: layer.max_wait,
-                        turns,
-                        first: (place, semaphore, limit),
-                        others: limits.collect(),
-                    };
-                    // Calls the instance whose readiness was polled.
-                    let next = self.inner.clone();
-                    let readied = mem::replace(&mut self.inner, next);
-                    return KeyConcurrencyFuture::waiting(wait::call(wait, readied, request));
-                }
+        let mut taking = Taking::new(layer.counts.clone(), layer.max_waiting, limits);
+        match taking.advance() {
+            Err(refusal) => KeyConcurrencyFuture::refused(refusal),
+            Ok(None) => {
+                let turns = Some(taking.into_turns()).filter(|turns| !turns.is_empty());
+                KeyConcurrencyFuture::calling(self.inner.call(request), turns)
+            }
+            Ok(Some(place)) => {
+                // Calls the instance whose readiness was polled.
+                let next = self.inner.clone();
+                let readied = mem::replace(&mut self.inner, next);
+                let max_wait = layer.max_wait;
+                let waiting = wait::call(taking, place, max_wait, readied, request);
+                KeyConcurrencyFuture::waiting(waiting)
             }
         }
-        let turns = Some(turns).filter(|turns| !turns.is_empty());
-        KeyConcurrencyFuture::calling(self.inner.call(request), turns)
     }
 }
 
