@@ -70,14 +70,11 @@ impl ClientConcurrency {
     pub fn layer(settings: &Settings) -> ClientConcurrencyLayer {
         let limits = Self::default();
         limits.set(&settings.limits);
-        let max_waiting = settings.queue.max_waiting_per_key;
+        let queue = &settings.queue;
+        let max_waiting = queue.max_waiting_per_key.unwrap_or(queue.max_waiting);
         KeyConcurrencyLayer::new(limits)
-            .with_max_waiting(
-                max_waiting
-                    .or(Some(settings.queue.max_waiting))
-                    .map(Into::into),
-            )
-            .with_max_wait(settings.queue.max_wait)
+            .with_max_waiting(Some(max_waiting.get()))
+            .with_max_wait(queue.max_wait)
     }
 
     fn set(&self, limits: &Limits) {

@@ -18,6 +18,7 @@ pub mod servers_lost;
 pub mod tell_limit;
 mod unload;
 pub mod upstream;
+mod with_header;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -3,9 +3,7 @@
 //! key. Adds `max_tokens` for an Ollama, which does not read `max_completion_tokens`, if the
 //! generated tokens have a maximum.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Extensions, HeaderName, HeaderValue, Request, Response};
@@ -13,14 +11,14 @@ use llamatower_layers::api_key::{Identity, Role};
 use llamatower_layers::body::ReplayBody;
 use llamatower_layers::llm_request::BodyEdits;
 use llamatower_layers::{KeepAlive, LlmRequest};
-use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::fleet::{KeepInMemory, SentNumCtx};
+use super::with_header::WithHeader;
 use crate::clients::model_rules::MayUnload;
 
 /// The response header with the `num_ctx` that the backend got, if it is not that of the request.
-pub const NUM_CTX_HEADER: HeaderName = HeaderName::from_static("x-llamatower-num-ctx");
+pub static NUM_CTX_HEADER: HeaderName = HeaderName::from_static("x-llamatower-num-ctx");
 
 /// How long clients may keep a model in memory after their request, if they have a key that is not
 /// an administrator's. Without keys there are no limits.
@@ -100,7 +98,7 @@ where
 {
     type Response = Response<R>;
     type Error = S::Error;
-    type Future = RewriteFuture<S::Future>;
+    type Future = WithHeader<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -127,10 +125,7 @@ where
         if !edits.is_empty() {
             edits.apply(&mut request);
         }
-        RewriteFuture {
-            inner: self.inner.call(request),
-            header,
-        }
+        WithHeader::new(self.inner.call(request), &NUM_CTX_HEADER, header)
     }
 }
 
@@ -164,31 +159,5 @@ fn log_num_ctx(extensions: &Extensions, sent: Option<u64>) {
             ?sent,
             "num_ctx was changed to that of the model in memory"
         ),
-    }
-}
-
-pin_project! {
-    /// The future of [`Rewrite`].
-    #[derive(Debug)]
-    pub struct RewriteFuture<F> {
-        #[pin]
-        inner: F,
-        header: Option<HeaderValue>,
-    }
-}
-
-impl<F, R, E> Future for RewriteFuture<F>
-where
-    F: Future<Output = Result<Response<R>, E>>,
-{
-    type Output = Result<Response<R>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let mut answer = ready!(this.inner.poll(cx));
-        if let (Ok(answer), Some(header)) = (&mut answer, this.header.take()) {
-            answer.headers_mut().insert(NUM_CTX_HEADER, header);
-        }
-        Poll::Ready(answer)
     }
 }
