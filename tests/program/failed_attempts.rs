@@ -2,13 +2,41 @@
 
 use std::time::Duration;
 
-use llamatower_sim::{Fault, FaultKind, ModelSpec};
+use llamatower_sim::{Fault, FaultKind, ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
 use super::queue::{chats, send_chat, until_waiting};
 use crate::harness::{
-    Cloud, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, with, within_limit,
+    Cloud, Connection, Gateway, Reply, chat, keys, load, long_stream, send, sim_with, tiny, with,
+    within_limit,
 };
+
+/// Sends a chat to each of two servers with one slot; the connection of the first server's is the first.
+async fn one_at_each(
+    gateway: &Gateway,
+    lost: &SimHandle,
+    sound: &SimHandle,
+) -> (Connection, Connection) {
+    let first = send_chat(gateway).await;
+    within_limit("a chat at a server", async {
+        while chats(lost) + chats(sound) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let is_first_lost = chats(lost) > 0;
+    let second = send_chat(gateway).await;
+    within_limit("a chat at each server", async {
+        while chats(lost) == 0 || chats(sound) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    match is_first_lost {
+        true => (first, second),
+        false => (second, first),
+    }
+}
 
 #[tokio::test]
 async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
@@ -22,20 +50,8 @@ async fn a_retried_request_is_not_refused_because_the_queue_is_full_by_now() {
         ("LLAMATOWER_QUEUE_MAX_WAITING", "1"),
     ];
     let gateway = Gateway::start_up(&[&lost, &sound], &settings).await;
-    let first = send_chat(&gateway).await;
-    within_limit("a chat at a server", async {
-        while chats(&lost) + chats(&sound) == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    let is_first_lost = chats(&lost) > 0;
-    let second = send_chat(&gateway).await;
+    let (mut unlucky, holder) = one_at_each(&gateway, &lost, &sound).await;
     until_waiting(&gateway, (2, 0)).await;
-    let (mut unlucky, holder) = match is_first_lost {
-        true => (first, second),
-        false => (second, first),
-    };
     let mut newcomer = send_chat(&gateway).await;
     until_waiting(&gateway, (2, 1)).await;
 
@@ -234,25 +250,8 @@ async fn a_request_that_waits_again_after_a_failed_attempt_goes_to_the_cloud_in_
             ("LLAMATOWER_CLOUD_BUSY_AFTER", limit),
         ]);
         let gateway = Gateway::start_up(&[&lost, &sound], &settings).await;
-        let first = send_chat(&gateway).await;
-        within_limit("a chat at a server", async {
-            while chats(&lost) + chats(&sound) == 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        let is_first_lost = chats(&lost) > 0;
-        let second = send_chat(&gateway).await;
-        within_limit("a chat at each server", async {
-            while chats(&lost) == 0 || chats(&sound) == 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        let (mut unlucky, _holder) = match is_first_lost {
-            true => (first, second),
-            false => (second, first),
-        };
+        let (mut unlucky, _holder) = one_at_each(&gateway, &lost, &sound).await;
+        // No event tells that the time for the cloud has passed.
         tokio::time::sleep(Duration::from_millis(fails_after)).await;
         lost.kill();
         let head = unlucky.head().await;
