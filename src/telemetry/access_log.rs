@@ -35,6 +35,7 @@ pub(super) fn write(outcome: &Outcome) {
         duration = outcome.duration.map(seconds),
         ttfb = outcome.time_to_first_byte.map(seconds),
         queued = outcome.queued.map(seconds),
+        load = outcome.usage.and_then(|usage| usage.timings).map(|timings| seconds(timings.load)),
         max_output_tokens = outcome.extensions.get().map(|LimitedOutput(tokens)| *tokens),
         prompt_tokens = outcome.usage.map(|usage| usage.prompt_tokens),
         output_tokens = outcome.usage.map(|usage| usage.output_tokens),

@@ -36,6 +36,23 @@ async fn a_request_that_loads_its_model_has_more_time_than_one_whose_server_hang
 }
 
 #[tokio::test]
+async fn the_access_log_has_the_time_that_the_server_has_loaded_the_model_for() {
+    let sim = sim_with(slow_to_load(300)).await;
+    let gateway = Gateway::start(&[&sim], &[]).await;
+    for least_seconds in [0.3, 0.0] {
+        let chat = gateway.post("/api/chat", &chat()).await;
+        assert_eq!(chat.status, 200, "{}", chat.text);
+        let id = chat.header("x-request-id").to_owned();
+        let line = gateway
+            .logged("the end of the chat", |line| line["request_id"] == *id)
+            .await;
+        let load = line["load"].as_f64().expect("Ollama counts loads");
+        let expected = least_seconds..least_seconds + 0.25;
+        assert!(expected.contains(&load), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_load_that_takes_too_long_is_cut_off_by_its_own_setting() {
     let sim = sim_with(slow_to_load(30_000)).await;
     let settings = [
