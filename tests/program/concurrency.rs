@@ -5,7 +5,10 @@ use std::time::Duration;
 use llamatower_sim::{ModelSpec, SimHandle};
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, WEBUI_AND_BOB, chat, keys, send, sim_with, within_limit};
+use crate::harness::{
+    Gateway, Redis, WEBUI_AND_BOB, chat, keys, send, sim_with, with, within_limit,
+};
+use crate::replicas::REDIS;
 
 const CONCURRENCY: &str = "LLAMATOWER_KEY_CONCURRENCY";
 
@@ -84,6 +87,60 @@ async fn further_requests_of_a_client_wait_for_its_turn_and_others_pass() {
     until(&gateway, "ada", Value::Null).await;
     let is_it = |line: &Value| line["identity"] == "ada" && line["queued"].as_f64() > Some(0.0);
     gateway.logged("the wait in the access log", is_it).await;
+}
+
+/// The tokens that are reserved in Redis for all keys.
+async fn reserved(redis: &Redis) -> u64 {
+    const SUM: &str = "local sum = 0
+        for _, key in ipairs(redis.call('KEYS', '*tokens:key*')) do
+            if redis.call('TYPE', key).ok == 'hash' then
+                sum = sum + (redis.call('HGET', key, 'rday') or 0)
+            end
+        end
+        return sum";
+    let answer = redis.call(&["EVAL", SUM, "0"]).await;
+    let number = answer.trim().trim_start_matches(':').parse();
+    number.unwrap_or_else(|_| panic!("{answer}"))
+}
+
+#[tokio::test]
+async fn no_tokens_are_reserved_for_requests_that_wait_for_their_client() {
+    let sim = endless().await;
+    let keys = keys(&["ada"]);
+    let Some(redis) = Redis::start(&[]).await else {
+        return;
+    };
+    let url = redis.url();
+    let settings = [
+        ("LLAMATOWER_API_KEYS", &*keys),
+        (CONCURRENCY, "1"),
+        ("LLAMATOWER_KEY_TOKEN_LIMIT", "3500/day"),
+        // With two limits, Redis is asked for both before the wait.
+        ("LLAMATOWER_KEY_RATE_LIMIT", "1000/s"),
+        (REDIS, &url),
+    ];
+    for settings in [&settings[..4], &settings] {
+        let gateway = Gateway::start_up(&[&sim], settings).await;
+        let first = begun(chat_of(&gateway, "ada")).await;
+        // 1000 tokens are expected by the length of each, and few are used.
+        let long =
+            json!({"options": {"num_predict": 10}, "tools": [], "unknown": "a".repeat(3900)});
+        let others = (0..4).map(|_| {
+            let request = gateway.post_request("/api/chat", &with(chat(), long.clone()));
+            tokio::spawn(send(request.bearer_auth("ada-secret")))
+        });
+        let others: Vec<_> = others.collect();
+        until_waiting(&gateway, 4).await;
+        crate::harness::until("only the running request has a reservation", async || {
+            reserved(&redis).await < 1000
+        })
+        .await;
+        drop(first);
+        for other in others {
+            let answer = within_limit("its turn", other).await.unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    }
 }
 
 #[tokio::test]

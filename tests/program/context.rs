@@ -188,6 +188,7 @@ async fn generated_tokens_have_a_maximum_in_each_dialect_and_the_client_and_the_
             with(chat(), json!({"max_tokens": 900})),
             "/max_tokens",
         ),
+        ("/v1/messages", chat(), "/max_tokens"),
     ] {
         let answer = gateway.post(path, &body).await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text);

@@ -98,7 +98,7 @@ pub struct LlmRequest {
     pub needs: Needs,
     /// The body's length in bytes.
     pub body_bytes: u64,
-    /// The length of the body in bytes for an estimate of its tokens: without compression, and images, audio and
+    /// The length of the client's body in bytes for an estimate of its tokens: without compression, and images, audio and
     /// files count as at most 16 KiB together, because they are fewer tokens than text of their size.
     pub prompt_bytes: u64,
     /// How the prompt begins; empty without [`LlmRequestLayer::with_prefix_blocks`].

@@ -103,8 +103,6 @@ fn changes(scanned: &Scanned, endpoint: &Endpoint, max: u64) -> Changes {
             changes.splices.extend(splice);
             return changes;
         }
-        // All servers refuse requests without one.
-        Dialect::Anthropic => return changes,
         Dialect::Responses => "max_output_tokens",
         _ => "max_tokens",
     };

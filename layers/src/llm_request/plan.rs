@@ -183,6 +183,9 @@ pub(super) fn settle<B>(
     config: &Config,
 ) -> Result<(), Failure> {
     let operation = endpoint.operation;
+    // That of the client's body: what is inserted below is no prompt, and a limit of tokens that has
+    // reserved by `Content-Length` has reserved enough.
+    let prompt_bytes = prompt_bytes(request.body().len().unwrap_or(0), &scanned);
     let max_output = config.max_output_tokens.filter(|_| generates(operation));
     if let Some(max) = max_output {
         let is_limited = limit_output(request, endpoint, &mut scanned, is_json, max);
@@ -214,7 +217,6 @@ pub(super) fn settle<B>(
     let is_load = has_no_prompt && endpoint.dialect == Dialect::Ollama;
     let stream = !is_load && scanned.stream.unwrap_or(endpoint.streams_by_default);
     let body_bytes = request.body().len().unwrap_or(0);
-    let prompt_bytes = prompt_bytes(body_bytes, &scanned);
     #[cfg(feature = "outcome")]
     crate::Record::update_in(request.extensions(), |outcome| {
         outcome.model.clone_from(&model);

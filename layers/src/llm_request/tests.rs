@@ -240,6 +240,16 @@ async fn the_length_of_a_prompt_is_that_of_its_text_and_little_of_its_images() {
         .await
         .unwrap();
     assert_eq!(given.llm().prompt_bytes, body.len() as u64);
+    // What the layer inserts is no part of the prompt.
+    let layer = LlmRequestLayer::new()
+        .with_default_model(Some("default".into()))
+        .with_max_output_tokens(std::num::NonZeroU64::new(100));
+    let body = r#"{"messages":[{}]}"#;
+    let given = send(layer, post("/api/chat", body.to_owned()))
+        .await
+        .unwrap();
+    assert_eq!(given.llm().prompt_bytes, body.len() as u64);
+    assert!(given.llm().body_bytes > given.llm().prompt_bytes);
 }
 
 #[tokio::test]

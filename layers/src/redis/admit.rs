@@ -151,6 +151,15 @@ impl Admitted {
         Shared::of(request)?.admitted.as_ref()
     }
 
+    /// Gives back what was reserved for the request with these extensions: it has to wait first. The layers
+    /// of its tokens will ask themselves.
+    #[cfg(feature = "key-concurrency")]
+    pub(crate) fn give_back_tokens(request: &Extensions) {
+        if let Some(admitted) = Self::of(request) {
+            admitted.lock().ask.accounts.clear();
+        }
+    }
+
     /// Without answers.
     pub(super) fn new(ask: Ask) -> Self {
         let unavailable = None;
