@@ -46,6 +46,7 @@ class Bench:
         self.backend = RawBackend(models=("tiny", "gpt-oss", "aaa/llava"))
         common = {
             "LLAMATOWER_BODY_LIMIT": str(BODY_LIMIT),
+            "LLAMATOWER_BODY_MEMORY": str(8 * BODY_LIMIT),
             "LLAMATOWER_MAX_HEAD_BYTES": str(HEAD_LIMIT),
             "LLAMATOWER_BODY_READ_TIMEOUT": f"{BODY_READ_SECONDS}s",
             "LLAMATOWER_LOG": "info",

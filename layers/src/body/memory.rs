@@ -25,9 +25,13 @@ pub struct MemoryBudget {
     counter: Arc<Counter>,
 }
 
+#[derive(Debug)]
 struct Counter {
     capacity: u64,
     available: AtomicU64,
+    /// What may still be promised; see [`MemoryBudget::promise`].
+    #[cfg(feature = "body-limit")]
+    unpromised: AtomicU64,
 }
 
 impl MemoryBudget {
@@ -37,6 +41,8 @@ impl MemoryBudget {
             counter: Arc::new(Counter {
                 capacity: bytes,
                 available: AtomicU64::new(bytes),
+                #[cfg(feature = "body-limit")]
+                unpromised: AtomicU64::new(bytes / 2),
             }),
         }
     }
@@ -65,23 +71,33 @@ impl MemoryBudget {
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         self.counter.try_reserve(bytes)
     }
+
+    /// Promises memory to something that has not arrived; its reservation is separate. `None` if more than half of the
+    /// budget would be promised: what is only announced must not take all of it.
+    #[cfg(feature = "body-limit")]
+    pub(crate) fn promise(&self, bytes: u64) -> Option<Promise> {
+        take(&self.counter.unpromised, bytes).then(|| Promise {
+            counter: self.counter.clone(),
+            bytes,
+        })
+    }
+}
+
+// Relaxed is enough: the counters protect no other memory.
+fn take(counter: &AtomicU64, bytes: u64) -> bool {
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
+            free.checked_sub(bytes)
+        })
+        .is_ok()
 }
 
 impl Counter {
     fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
-        self.try_take(bytes).then(|| Reservation {
+        take(&self.available, bytes).then(|| Reservation {
             counter: self.clone(),
             bytes,
         })
-    }
-
-    // Relaxed is enough: the counter protects no other memory.
-    fn try_take(&self, bytes: u64) -> bool {
-        self.available
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| {
-                free.checked_sub(bytes)
-            })
-            .is_ok()
     }
 
     fn give_back(&self, bytes: u64) {
@@ -118,7 +134,7 @@ impl Reservation {
     /// Reserves `more` bytes. Returns `false`, and reserves nothing, if the budget has too few.
     #[must_use]
     pub fn try_grow(&mut self, more: u64) -> bool {
-        let granted = self.counter.try_take(more);
+        let granted = take(&self.counter.available, more);
         if granted {
             self.bytes += more;
         }
@@ -137,6 +153,31 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.counter.give_back(self.bytes);
+    }
+}
+
+/// Bytes of a [`MemoryBudget`] that are promised and have not arrived.
+#[cfg(feature = "body-limit")]
+#[derive(Debug)]
+pub(crate) struct Promise {
+    counter: Arc<Counter>,
+    bytes: u64,
+}
+
+#[cfg(feature = "body-limit")]
+impl Promise {
+    /// Ends the promise of bytes that have arrived.
+    pub(crate) fn arrived(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.counter.unpromised.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "body-limit")]
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.arrived(self.bytes);
     }
 }
 

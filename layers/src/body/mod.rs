@@ -18,6 +18,8 @@ mod replay;
 pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
 #[cfg(feature = "replay-body")]
+#[cfg(feature = "body-limit")]
+pub(crate) use memory::Promise;
 pub use memory::{MemoryBudget, Reservation};
 #[cfg(any(feature = "breaker", feature = "outcome"))]
 pub(crate) use remaining::RemainingLength;

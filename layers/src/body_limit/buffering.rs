@@ -8,16 +8,17 @@ use tokio::time::Instant;
 
 use super::{BodyMemoryExhausted, BodyTooLarge};
 use crate::Failure;
-use crate::body::{MemoryBudget, ReplayBody, Reservation, Segments};
+use crate::body::{MemoryBudget, Promise, ReplayBody, Reservation, Segments};
 
 /// The reservation of a body without a declared length begins with this, and each further step doubles
 /// it, by [`LARGEST_STEP`] at most: a client which sends slowly or nothing holds little more than it has
-/// sent. So does one that has not kept to its declared length.
+/// sent. So does one whose declared length is not promised, or no longer.
 const FIRST_STEP: u64 = 64 << 10;
 const LARGEST_STEP: u64 = 1 << 20;
 
 /// A declared length is reserved as a whole, so that a body which was admitted can be completed. What has
-/// not arrived is released when the body is so slow that it would take longer than this.
+/// not arrived is released when the body is so slow that it would take longer than this. All such promises
+/// together are at most half of the budget.
 const WHOLE: Duration = Duration::from_secs(60);
 /// It stays reserved for this time at least, in which a client can start to send.
 const GRACE: Duration = Duration::from_secs(5);
@@ -50,8 +51,8 @@ pub(super) struct Buffering {
     limit: u64,
     /// The declared length, or the limit.
     expected: u64,
-    /// The declared length, while all of it is reserved.
-    promised: Option<u64>,
+    /// The declared length, and what of it has not arrived, while all of it is reserved.
+    promised: Option<(u64, Promise)>,
     reservation: Reservation,
     received: u64,
     segments: Segments,
@@ -62,7 +63,8 @@ pub(super) struct Buffering {
 }
 
 impl Buffering {
-    /// Reserves the memory for the declared length of a body with this size hint.
+    /// Reserves the memory for the declared length of a body with this size hint, unless too much is promised to
+    /// others.
     pub(super) fn begin(
         hint: &SizeHint,
         limit: u64,
@@ -75,11 +77,17 @@ impl Buffering {
             return Err(BodyTooLarge { limit }.into());
         }
         let declared = hint.lower();
-        let reservation = budget.try_reserve(declared).ok_or(BodyMemoryExhausted)?;
+        let promise = budget.promise(declared);
+        let reservation = match promise {
+            Some(_) => budget.try_reserve(declared),
+            None if declared > budget.available() => None,
+            None => budget.try_reserve(0),
+        };
+        let reservation = reservation.ok_or(BodyMemoryExhausted)?;
         Ok(Self {
             limit,
             expected: hint.upper().unwrap_or(limit).min(limit),
-            promised: Some(declared).filter(|declared| *declared > FIRST_STEP),
+            promised: promise.map(|promise| (declared, promise)),
             reservation,
             received: 0,
             segments: Segments::new(),
@@ -94,6 +102,9 @@ impl Buffering {
         self.received = self.received.saturating_add(piece.len() as u64);
         if self.received > self.limit {
             return Err(BodyTooLarge { limit: self.limit }.into());
+        }
+        if let Some((_, promise)) = &mut self.promised {
+            promise.arrived(piece.len() as u64);
         }
         self.reserve()?;
         if piece.len() >= SMALL_PIECE {
@@ -160,8 +171,9 @@ impl Buffering {
     /// The time by which the body must continue to keep the memory for its declared length; `None` if
     /// that is not reserved, or is little.
     pub(super) fn promise_ends(&mut self) -> Option<Instant> {
-        let promised = self.promised?;
-        let arrived = self.received as f64 / promised as f64;
+        let (declared, _) = self.promised.as_ref()?;
+        let declared = Some(*declared).filter(|declared| *declared > FIRST_STEP)?;
+        let arrived = self.received as f64 / declared as f64;
         self.started()
             .checked_add(WHOLE.mul_f64(arrived).max(GRACE))
     }

@@ -16,9 +16,11 @@
 //! - A body with a `Content-Length` reserves all of it before a byte is read, or is refused then. So a
 //!   body that was admitted can be completed, whatever else arrives. The client has to send at a pace that
 //!   completes the body within 60 s; a body that is behind it after the first 5 s loses the memory for what
-//!   has not arrived, so that a client which declares a long body and does not send it stands in the way of others
-//!   for 5 s.
-//! - A body without one, or one that has lost that memory, reserves more as it grows, a little ahead of
+//!   has not arrived.
+//! - What is reserved for bytes that have not arrived is at most half of the budget: clients that declare long
+//!   bodies and do not send them leave the other half to the rest. Beyond that, a body is treated as one without a
+//!   length.
+//! - A body without a length, or one that has lost that memory, reserves more as it grows, a little ahead of
 //!   what has arrived. It may be refused midway.
 //!
 //! Put this layer inside of layers that can refuse a request by its head (API keys, rate limits, a

@@ -191,7 +191,7 @@ async fn whole(layer: &BodyLimitLayer, len: usize) -> Result<usize, BoxError> {
 async fn of_two_bodies_that_exceed_the_budget_together_one_is_refused_unread_and_one_completes() {
     let budget = MemoryBudget::new(1 << 20);
     let layer = limited(1 << 20, &budget);
-    let (feed, body) = fed(700 << 10);
+    let (feed, body) = fed(500 << 10);
     let mut first = tokio_test::task::spawn(send(&layer, body));
     feed.send(100 << 10).unwrap();
     tokio_test::assert_pending!(first.poll());
@@ -200,16 +200,16 @@ async fn of_two_bodies_that_exceed_the_budget_together_one_is_refused_unread_and
     let second = send(&layer, CountsPolls(700 << 10, polls.clone())).await;
     assert_eq!(failure(second), EXHAUSTED);
     assert_eq!(polls.load(Ordering::Relaxed), 0);
-    let long = vec!["x"; 400 << 10];
+    let long = vec!["x"; 600 << 10];
     assert_eq!(
         failure(send(&layer, chunks(long)).await),
         EXHAUSTED,
         "a body without a length takes nothing of it either"
     );
 
-    feed.send(600 << 10).unwrap();
+    feed.send(400 << 10).unwrap();
     drop(feed);
-    assert_eq!(first.await.unwrap().len(), 700 << 10);
+    assert_eq!(first.await.unwrap().len(), 500 << 10);
     assert_eq!(whole(&layer, 700 << 10).await.unwrap(), 700 << 10);
 }
 
@@ -218,7 +218,7 @@ async fn a_declared_length_whose_body_does_not_arrive_takes_no_memory_from_other
     for trickles in [false, true] {
         let budget = MemoryBudget::new(1 << 20);
         let layer = limited(1 << 20, &budget);
-        let (feed, body) = fed(1 << 20);
+        let (feed, body) = fed(512 << 10);
         let mut silent = tokio_test::task::spawn(send(&layer, body));
         for second in 0..6 {
             tokio_test::assert_pending!(silent.poll());
@@ -229,14 +229,14 @@ async fn a_declared_length_whose_body_does_not_arrive_takes_no_memory_from_other
             }
             tokio::time::advance(Duration::from_secs(1)).await;
             if trickles {
-                feed.send(10 << 10).unwrap();
+                feed.send(5 << 10).unwrap();
             }
         }
         // It can be completed, as there is room for it.
-        let rest = if trickles { 60 << 10 } else { 0 };
-        feed.send((1 << 20) - rest).unwrap();
+        let rest = if trickles { 30 << 10 } else { 0 };
+        feed.send((512 << 10) - rest).unwrap();
         drop(feed);
-        assert_eq!(silent.await.unwrap().len(), 1 << 20);
+        assert_eq!(silent.await.unwrap().len(), 512 << 10);
         assert_eq!(budget.available(), 1 << 20);
     }
 }
@@ -246,11 +246,11 @@ async fn a_silent_client_loses_the_memory_of_its_declared_length_without_sending
     let budget = MemoryBudget::new(1 << 20);
     let layer = limited(1 << 20, &budget);
     let began = tokio::time::Instant::now();
-    let silent = send(&layer, CountsPolls(1 << 20, Arc::default()));
+    let silent = send(&layer, CountsPolls(512 << 10, Arc::default()));
     let released = async {
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            if budget.available() > 0 {
+            if budget.available() > 512 << 10 {
                 return (began.elapsed().as_secs(), budget.available());
             }
         }
@@ -262,18 +262,47 @@ async fn a_silent_client_loses_the_memory_of_its_declared_length_without_sending
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_keeps_its_pace_keeps_the_memory_of_its_declared_length() {
-    let budget = MemoryBudget::new(1 << 20);
+    let budget = MemoryBudget::new(2 << 20);
     let layer = limited(1 << 20, &budget);
     let (feed, body) = fed(1 << 20);
     let mut steady = tokio_test::task::spawn(send(&layer, body));
     for _ in 0..16 {
         tokio_test::assert_pending!(steady.poll());
-        assert_eq!(budget.available(), 0);
+        assert_eq!(budget.available(), 1 << 20);
         feed.send(64 << 10).unwrap();
         tokio::time::advance(Duration::from_secs(3)).await;
     }
     drop(feed);
     assert_eq!(steady.await.unwrap().len(), 1 << 20);
+}
+
+#[tokio::test]
+async fn lengths_that_are_only_declared_take_at_most_half_of_the_budget() {
+    let budget = MemoryBudget::new(1 << 20);
+    let layer = limited(1 << 20, &budget);
+    let silent = |length: u64| {
+        let (feed, body) = fed(length);
+        let mut reading = tokio_test::task::spawn(send(&layer, body));
+        tokio_test::assert_pending!(reading.poll());
+        (feed, reading)
+    };
+    let mut all: Vec<_> = (0..100).map(|_| silent(100 << 10)).collect();
+    all.push(silent(500 << 10));
+    assert_eq!(budget.available(), 524 << 10);
+    assert_eq!(whole(&layer, 500 << 10).await.unwrap(), 500 << 10);
+
+    // What has arrived is no longer promised, so that the next length can be.
+    let (feed, first) = all.swap_remove(0);
+    feed.send(100 << 10).unwrap();
+    drop(feed);
+    assert_eq!(first.await.unwrap().len(), 100 << 10);
+    assert_eq!(budget.available(), 624 << 10);
+    all.push(silent(100 << 10));
+    assert_eq!(budget.available(), 524 << 10);
+    drop(all);
+    assert_eq!(budget.available(), 1 << 20);
+    let (_feed, _reading) = silent(512 << 10);
+    assert_eq!(budget.available(), 512 << 10, "all promises have ended");
 }
 
 #[tokio::test]
