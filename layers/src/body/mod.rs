@@ -17,9 +17,9 @@ mod replay;
 #[cfg(feature = "replay-body")]
 pub use error::{BodyReadTimeout, ClientBodyFailed};
 pub use guarded::Guarded;
-#[cfg(feature = "replay-body")]
 #[cfg(feature = "body-limit")]
 pub(crate) use memory::Promise;
+#[cfg(feature = "replay-body")]
 pub use memory::{MemoryBudget, Reservation};
 #[cfg(any(feature = "breaker", feature = "outcome"))]
 pub(crate) use remaining::RemainingLength;
