@@ -167,7 +167,8 @@ where
         // Sends heartbeats until a response arrives; waiting and retries take place below it.
         .layer(HeartbeatLayer::new(settings.timeouts.heartbeat))
         .layer(cache(&settings.cache, &fleet, &metrics))
-        // What waits for its client takes part in nothing below, as in the queue for slots.
+        // What waits for its client takes part in nothing below, as in the queue for slots; but with Redis its tokens
+        // may be reserved already.
         .layer(live.concurrency.clone())
         // What the cache answers says nothing about the servers, and needs none of them.
         .layer(adaptive_limit(limits))

@@ -25,9 +25,8 @@ where
     let begun = Instant::now();
     let deadline = max_wait.and_then(|wait| begun.checked_add(wait));
     let told = Told::new(request.extensions(), begun);
-    // Others can have them meanwhile, and the answer would be old when the wait ends.
     #[cfg(feature = "redis")]
-    crate::redis::Admitted::give_back_tokens(request.extensions());
+    crate::redis::Admitted::forget_refused_tokens(request.extensions());
     let turns = taking.wait(place, begun, deadline).await;
     let turns = turns.map_err(Failure::from)?;
     drop(told);

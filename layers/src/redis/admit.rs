@@ -123,14 +123,17 @@ impl AccountAsk {
         }
     }
 
-    /// Whether the answer is valid for this number of tokens. A reservation of more tokens is.
+    /// Whether the answer is valid for this number of tokens, in the current windows. A reservation of more tokens
+    /// is.
     fn answers(&self, budgets: &[Budget], tokens: u64) -> bool {
         let is_enough = match self.held {
             Held::Reservation(_) => self.tokens >= tokens,
             Held::Nothing | Held::Perhaps => self.tokens == tokens,
         };
+        let since = self.asked_at.elapsed();
+        let is_current = self.asked.iter().all(|asked| since < asked.left);
         let asked = self.asked.iter().map(|asked| &asked.budget);
-        self.is_answered && is_enough && asked.eq(budgets)
+        self.is_answered && is_enough && is_current && asked.eq(budgets)
     }
 }
 
@@ -151,12 +154,13 @@ impl Admitted {
         Shared::of(request)?.admitted.as_ref()
     }
 
-    /// Gives back what was reserved for the request with these extensions: it has to wait first. The layers
-    /// of its tokens will ask themselves.
+    /// Forgets refusals of tokens for the request with these extensions, which has to wait: they will be old then,
+    /// and the layers of these tokens ask themselves. What was reserved stays so.
     #[cfg(feature = "key-concurrency")]
-    pub(crate) fn give_back_tokens(request: &Extensions) {
+    pub(crate) fn forget_refused_tokens(request: &Extensions) {
         if let Some(admitted) = Self::of(request) {
-            admitted.lock().ask.accounts.clear();
+            let is_reserved = |ask: &mut AccountAsk| matches!(ask.held, Held::Reservation(_));
+            admitted.lock().ask.accounts.retain(is_reserved);
         }
     }
 

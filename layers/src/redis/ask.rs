@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::redis::{Cmd, RedisWrite};
 use jiff::Timestamp;
 use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use super::settle::{Settlement, Settlements};
 use crate::rate_limit::TakeResult;
@@ -60,6 +61,8 @@ pub(super) struct AccountAsk {
     /// When the reservation expires if its process dies.
     pub(super) lasts: Duration,
     pub(super) asked: AskedBudgets,
+    /// When `asked` was current.
+    pub(super) asked_at: Instant,
     /// Whether Redis has answered.
     pub(super) is_answered: bool,
     pub(super) held: Held,
@@ -129,6 +132,7 @@ impl AccountAsk {
             tokens,
             lasts,
             asked,
+            asked_at: Instant::now(),
             is_answered: false,
             held: Held::Nothing,
             number: NEXT.fetch_add(1, Ordering::Relaxed),

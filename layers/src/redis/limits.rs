@@ -40,8 +40,8 @@ type Limit = dyn Fn(&Parts, &mut Ask) -> Result<(), NoLimitKey> + Send + Sync;
 ///   [`expected_tokens_by_length`](Self::expected_tokens_by_length), for example. If the layer then asks for
 ///   more, or nothing was reserved, it makes a call of its own. A reservation that is not taken, as that of a
 ///   request that a cache answers, is given back.
-/// - A request that waits for its turn in a `KeyConcurrencyLayer` gives its reservations back. Their layers then
-///   make a call of their own.
+/// - A request that waits in a `KeyConcurrencyLayer` keeps its reservation. A refusal of its tokens is forgotten, and
+///   so is a reservation whose window has ended meanwhile: then the layers of the tokens ask themselves.
 ///
 /// A request with a single limit is left to the layer of that limit, which knows the request better.
 ///
