@@ -3,6 +3,8 @@
 //! Texts from clients (model, path) are written as quoted strings with escaped control characters,
 //! or as JSON. So a client cannot inject a log line.
 
+use std::time::Duration;
+
 use llamatower_layers::Outcome;
 use llamatower_layers::llm_request::LimitedOutput;
 
@@ -35,7 +37,7 @@ pub(super) fn write(outcome: &Outcome) {
         duration = outcome.duration.map(seconds),
         ttfb = outcome.time_to_first_byte.map(seconds),
         queued = outcome.queued.map(seconds),
-        load = outcome.usage.and_then(|usage| usage.timings).map(|timings| seconds(timings.load)),
+        load = load_time(outcome).map(seconds),
         max_output_tokens = outcome.extensions.get().map(|LimitedOutput(tokens)| *tokens),
         prompt_tokens = outcome.usage.map(|usage| usage.prompt_tokens),
         output_tokens = outcome.usage.map(|usage| usage.output_tokens),
@@ -65,7 +67,13 @@ pub(super) fn write_refused(refused: &Refused<'_>) {
     );
 }
 
+/// The time in which the server has loaded the model, by its count. A translated response has none.
+fn load_time(outcome: &Outcome) -> Option<Duration> {
+    let timings = outcome.usage?.timings?;
+    Some(timings.load).filter(|load| !load.is_zero())
+}
+
 /// Rounded to whole microseconds.
-fn seconds(time: std::time::Duration) -> f64 {
+fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }

@@ -138,7 +138,7 @@ def declared(bench: Bench) -> str:
         for _ in range(100):
             client = silent.enter_context(Client(address_of(bench.open.origin)))
             client.send(f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {BODY_LIMIT}\r\nExpect: 100-continue\r\n\r\n".encode())
-            # The gateway asks for the body once it has reserved its memory.
+            # The gateway reads the body: it has reserved the memory, or will reserve it as bytes arrive.
             head = client.head()
             assert head and head.status == 100, head
         began = time.monotonic()

@@ -13,14 +13,14 @@
 //!
 //! No body waits for memory: it is refused (503) when the budget is used up.
 //!
-//! - A body with a `Content-Length` reserves all of it before a byte is read, or is refused then. So a
-//!   body that was admitted can be completed, whatever else arrives. The client has to send at a pace that
+//! - A body whose `Content-Length` is promised reserves all of it before a byte is read. So it can be
+//!   completed, whatever else arrives. The client has to send at a pace that
 //!   completes the body within 60 s; a body that is behind it after the first 5 s loses the memory for what
 //!   has not arrived.
-//! - What is reserved for bytes that have not arrived is at most half of the budget: clients that declare long
-//!   bodies and do not send them leave the other half to the rest. Beyond that, a body is treated as one without a
-//!   length.
-//! - A body without a length, or one that has lost that memory, reserves more as it grows, a little ahead of
+//! - What is promised and has not arrived is at most half of the budget: clients that declare long bodies and
+//!   send nothing leave the other half to the rest. A length beyond that, as any of more than half of the budget, is not
+//!   promised; it is refused before a byte is read only if it is longer than what is free.
+//! - A body without a promise, or one that has lost that memory, reserves more as it grows, a little ahead of
 //!   what has arrived. It may be refused midway.
 //!
 //! Put this layer inside of layers that can refuse a request by its head (API keys, rate limits, a

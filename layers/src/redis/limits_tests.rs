@@ -10,9 +10,12 @@ use jiff::tz::TimeZone;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
+use super::admit::Admitted;
+use super::ask::Ask;
 use super::test_server::Server;
 use super::*;
 use crate::rate_limit::{Quota, RateLimitLayer, RateLimited};
+use crate::shared::Shared;
 use crate::store::{StoreUnavailable, WhenUnavailable};
 use crate::token_limit::{
     Budget, MemoryStore, TokenLimitLayer, TokenStore, TokensExhausted, Window,
@@ -257,6 +260,32 @@ async fn a_body_of_unknown_length_costs_a_second_call() {
     let answer = stack.clone().oneshot(chunked).await.unwrap();
     assert!(fields(answer.headers()).contains(&r#""tokens-day";r=90"#.to_owned()));
     assert_eq!(limits.calls.take(), ["admit", "reserve"]);
+}
+
+#[tokio::test]
+async fn a_reservation_of_a_window_that_has_ended_is_made_again() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    for (window, calls) in [
+        (Window::Day, &["admit"][..]),
+        (Window::Minute, &["admit", "reserve"]),
+    ] {
+        let limits = Limits::new(&server, 10, 10, &[(100, window)]).await;
+        let (ada, budgets) = (Some("ada".to_owned()), &limits.budgets);
+        let mut ask = Ask::default();
+        ask.account(limits.tokens.ask(ada.as_ref(), budgets, 10));
+        let admitted = Admitted::new(ask).ask(&limits.redis).await;
+        let mut extensions = http::Extensions::new();
+        Shared::of_mut(&mut extensions).admitted = Some(admitted);
+        // As for a request that has waited meanwhile.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(61)).await;
+        tokio::time::resume();
+        let reserving = limits.tokens.reserve_for(&extensions, ada, budgets, 10);
+        assert!(reserving.await.unwrap().is_ok());
+        assert_eq!(limits.calls.take(), calls);
+    }
 }
 
 #[tokio::test]
