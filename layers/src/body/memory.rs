@@ -76,10 +76,7 @@ impl MemoryBudget {
     /// budget would be promised: what is only announced must not take all of it.
     #[cfg(feature = "body-limit")]
     pub(crate) fn promise(&self, bytes: u64) -> Option<Promise> {
-        take(&self.counter.unpromised, bytes).then(|| Promise {
-            counter: self.counter.clone(),
-            bytes,
-        })
+        self.counter.promise(bytes)
     }
 }
 
@@ -95,6 +92,14 @@ fn take(counter: &AtomicU64, bytes: u64) -> bool {
 impl Counter {
     fn try_reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         take(&self.available, bytes).then(|| Reservation {
+            counter: self.clone(),
+            bytes,
+        })
+    }
+
+    #[cfg(feature = "body-limit")]
+    fn promise(self: &Arc<Self>, bytes: u64) -> Option<Promise> {
+        take(&self.unpromised, bytes).then(|| Promise {
             counter: self.clone(),
             bytes,
         })
@@ -139,6 +144,12 @@ impl Reservation {
             self.bytes += more;
         }
         granted
+    }
+
+    /// Promises memory of the same budget, as [`MemoryBudget::promise`].
+    #[cfg(feature = "body-limit")]
+    pub(crate) fn promise(&self, bytes: u64) -> Option<Promise> {
+        self.counter.promise(bytes)
     }
 
     /// Releases all but `bytes`.

@@ -51,8 +51,12 @@ pub(super) struct Buffering {
     limit: u64,
     /// The declared length, or the limit.
     expected: u64,
-    /// The declared length, and what of it has not arrived, while all of it is reserved.
-    promised: Option<(u64, Promise)>,
+    /// The declared length, or 0.
+    declared: u64,
+    /// What of it has not arrived, while all of it is reserved.
+    promise: Option<Promise>,
+    /// Whether it was too slow to keep its promise.
+    is_slow: bool,
     reservation: Reservation,
     received: u64,
     segments: Segments,
@@ -87,7 +91,9 @@ impl Buffering {
         Ok(Self {
             limit,
             expected: hint.upper().unwrap_or(limit).min(limit),
-            promised: promise.map(|promise| (declared, promise)),
+            declared,
+            promise,
+            is_slow: false,
             reservation,
             received: 0,
             segments: Segments::new(),
@@ -103,8 +109,9 @@ impl Buffering {
         if self.received > self.limit {
             return Err(BodyTooLarge { limit: self.limit }.into());
         }
-        if let Some((_, promise)) = &mut self.promised {
-            promise.arrived(piece.len() as u64);
+        match &mut self.promise {
+            Some(promise) => promise.arrived(piece.len() as u64),
+            None => self.promise_rest(),
         }
         self.reserve()?;
         if piece.len() >= SMALL_PIECE {
@@ -127,6 +134,18 @@ impl Buffering {
     fn pop_small(&mut self) -> Option<Bytes> {
         let is_small = self.segments.last()?.len() < SMALL_PIECE;
         if is_small { self.segments.pop() } else { None }
+    }
+
+    /// Promises what is missing, which was not possible at the head because of others: the first to be promised again
+    /// can be completed.
+    fn promise_rest(&mut self) {
+        let rest = self.declared.saturating_sub(self.received);
+        if rest == 0 || self.is_slow {
+            return;
+        }
+        let missing = self.declared.saturating_sub(self.reservation.bytes());
+        let promise = self.reservation.promise(rest);
+        self.promise = promise.filter(|_| self.reservation.try_grow(missing));
     }
 
     fn reserve(&mut self) -> Result<(), Failure> {
@@ -171,8 +190,8 @@ impl Buffering {
     /// The time by which the body must continue to keep the memory for its declared length; `None` if
     /// that is not reserved, or is little.
     pub(super) fn promise_ends(&mut self) -> Option<Instant> {
-        let (declared, _) = self.promised.as_ref()?;
-        let declared = Some(*declared).filter(|declared| *declared > FIRST_STEP)?;
+        self.promise.as_ref()?;
+        let declared = Some(self.declared).filter(|declared| *declared > FIRST_STEP)?;
         let arrived = self.received as f64 / declared as f64;
         self.started()
             .checked_add(WHOLE.mul_f64(arrived).max(GRACE))
@@ -180,7 +199,8 @@ impl Buffering {
 
     /// Releases the memory for what has not arrived. From now on the body reserves more as it grows.
     pub(super) fn end_promise(&mut self) {
-        self.promised = None;
+        self.promise = None;
+        self.is_slow = true;
         self.reservation.shrink_to(self.received.max(FIRST_STEP));
     }
 

@@ -19,7 +19,8 @@
 //!   has not arrived.
 //! - What is promised and has not arrived is at most half of the budget: clients that declare long bodies and
 //!   send nothing leave the other half to the rest. A length beyond that, as any of more than half of the budget, is not
-//!   promised; it is refused before a byte is read only if it is longer than what is free.
+//!   promised; it is refused before a byte is read only if it is longer than what is free. The rest of it is promised
+//!   later, when others have arrived.
 //! - A body without a promise, or one that has lost that memory, reserves more as it grows, a little ahead of
 //!   what has arrived. It may be refused midway.
 //!

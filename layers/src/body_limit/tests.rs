@@ -299,7 +299,17 @@ async fn lengths_that_are_only_declared_take_at_most_half_of_the_budget() {
     assert_eq!(budget.available(), 524 << 10);
     all.push(silent(60 << 10));
     assert_eq!(budget.available(), 464 << 10);
-    drop(all);
+    // The rest of a length that was not promised is, once there is room.
+    let (late_feed, mut late) = all.remove(50);
+    late_feed.send(1 << 10).unwrap();
+    tokio_test::assert_pending!(late.poll());
+    let not_promised = budget.available();
+    assert_eq!(not_promised, 400 << 10, "it has its first step");
+    drop(all.drain(..2));
+    late_feed.send(1 << 10).unwrap();
+    tokio_test::assert_pending!(late.poll());
+    assert_eq!(budget.available(), 564 << 10, "200 KiB less, 36 KiB more");
+    drop((all, late_feed, late));
     assert_eq!(budget.available(), 1 << 20);
     let (_feed, _reading) = silent(512 << 10);
     assert_eq!(budget.available(), 512 << 10, "all promises have ended");
